@@ -1,0 +1,124 @@
+/* qsbits/trainer.h - training: one object that takes steps, saves and resumes. */
+#ifndef QSBITS_TRAINER_H
+#define QSBITS_TRAINER_H
+
+#include "fsm.h"
+#include "model.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* What trains the matrices. Embedding, head, norms and row scales are trained by AdamW in every arm. */
+#define QS_OPTIMIZER_LIST(X) \
+    X(FSM,    "fsm",    "1-bit weights moved by a state machine") \
+    X(STE,    "ste",    "1-bit weights with fp32 latents, straight-through, AdamW (BitNet style)") \
+    X(FROZEN, "frozen", "random 1-bit weights that never change") \
+    X(ADAMW,  "adamw",  "dense fp32 weights, AdamW")
+
+typedef enum qs_optimizer {
+#define QS_OPTIMIZER_ENUM(name, text, what) QS_OPTIMIZER_##name,
+    QS_OPTIMIZER_LIST(QS_OPTIMIZER_ENUM)
+#undef QS_OPTIMIZER_ENUM
+    QS_OPTIMIZERS
+} qs_optimizer;
+
+typedef enum qs_recipe {
+    QS_RECIPE_DEFAULT,   /* docs/numerics.md: normalised, one visit, hot then cold */
+    QS_RECIPE_LITERAL,   /* the method as published: t2 from 0, T2 gradient in memory, constant density 2%, raw gradient */
+    QS_RECIPE_EXACT      /* the default with same-step statistics and quantile: two visits and a dense gradient; for tests */
+} qs_recipe;
+
+typedef enum qs_schedule { QS_SCHEDULE_COSINE, QS_SCHEDULE_LINEAR, QS_SCHEDULE_CONSTANT } qs_schedule;
+
+typedef struct qs_train_options {
+    size_t struct_size;        /* set by qs_train_options_default */
+    qs_optimizer optimizer;
+    qs_fsm fsm;
+    qs_recipe recipe;
+    qs_schedule schedule;      /* of the learning rates, after warm-up */
+    int64_t steps;             /* length of the run: schedules end there */
+    int64_t batch;             /* sequences per step */
+    int64_t micro_batch;       /* sequences at a time; 0 = batch. micro_batch * ctx must be a multiple of 256 unless = batch;
+                                  memory only, the trained bytes are the same */
+    int32_t recompute;         /* 1: keep only block inputs and recompute the rest; memory only, the same bytes */
+    int32_t reserved0;         /* 0 */
+    uint64_t seed;
+    double lr;                 /* float parameters; <= 0: the searched rate of the optimizer (docs/measurements.md) */
+    double matrix_lr;          /* latents (ste), dense weights (adamw); <= 0: lr */
+    double scale_lr;           /* row scales; <= 0: searched multiple of lr */
+    int64_t warmup;            /* steps; < 0: min(50, steps / 10) */
+    double final_lr;           /* share of the rate at the end, 0..1; < 0: 0.05 */
+    double weight_decay;       /* of matrices in ste and adamw; default 0 */
+    double clip;               /* global norm limit of the float parameters' gradient; 0 = off (default) */
+    double density_start;      /* share of weights pulsed; <= 0: 0.8 */
+    double density_end;        /* <= 0: 0.02 */
+    double amplitude_start;    /* c8: levels per sigma; <= 0: by width */
+    double amplitude_end;
+    int32_t sticky;            /* 0..256; < 0: the rule's default */
+    int32_t reserved;
+} qs_train_options;
+
+QS_API void qs_train_options_default(qs_train_options *options);
+
+/* Fills automatic fields and checks all against the model; ARG names field, value and range. */
+QS_API QS_CHECK qs_status qs_train_options_resolve(qs_train_options *options, const qs_model_config *model);
+
+typedef struct qs_trainer qs_trainer;
+
+/* A new run at step 0. Copies config and options; borrows context and text, which must outlive the trainer.
+ * config.dense is set from the optimizer. Errors: ARG, SHAPE (text too short), NOMEM, DEVICE. */
+QS_API QS_CHECK qs_status qs_trainer_create(qs_context *context, const qs_model_config *config, const qs_train_options *options,
+                                            const qs_text *text, qs_trainer **out);
+QS_API void qs_trainer_free(qs_trainer **trainer);
+
+typedef struct qs_step_info {
+    int64_t step;              /* steps done, this one included */
+    int64_t tokens;            /* trained on so far */
+    double loss;               /* mean nats per token of this step's batch, before its update */
+    double lr;                 /* of the float parameters in this step */
+    double density;            /* wanted share of weights pulsed (fsm); 0 else */
+    double pulses;             /* measured share; 0 else */
+    double flips;              /* share of packed weights whose sign changed in this step (fsm); 0 else */
+} qs_step_info;
+
+/* One step. NONFINITE: the loss is not finite; nothing was updated and the trainer may still be saved.
+ * ARG when all steps are done. In a steady state (from the third step on) a step allocates nothing. */
+QS_API QS_CHECK qs_status qs_trainer_step(qs_trainer *trainer, qs_step_info *info);
+
+/* Steps done. */
+QS_API int64_t qs_trainer_position(const qs_trainer *trainer);
+
+/* The model being trained; borrowed. May be evaluated and sampled between steps. */
+QS_API qs_model *qs_trainer_model(qs_trainer *trainer);
+
+/* Resolved options; borrowed. */
+QS_API const qs_train_options *qs_trainer_options(const qs_trainer *trainer);
+
+/* Bits that persist between two steps, from the real allocations. qs_trainer_bits fails only with NOMEM. */
+typedef struct qs_bits {
+    int64_t packed_weights;
+    double packed_bits_per_weight;    /* of an inference file: W1 and fp16 scales */
+    double training_bits_per_weight;  /* weights, levels or latents and moments, scales with masters and moments, statistics */
+    int64_t adamw16_bytes;            /* what 16-bit weights and gradients with fp32 AdamW would take for the same weights: 12 bytes each */
+    int64_t training_bytes;           /* training_bits_per_weight * packed_weights / 8 */
+} qs_bits;
+QS_API QS_CHECK qs_status qs_trainer_bits(const qs_trainer *trainer, qs_bits *bits);
+
+/* Writes a checkpoint folder (docs/format.md): to folder.tmp, fsync, rename. CREATE, IO: nothing half-written remains. */
+QS_API QS_CHECK qs_status qs_trainer_save(qs_trainer *trainer, const char *folder);
+
+/* Continues from a checkpoint of the same config, options and text: the bytes after the next step are those of a run that was
+ * never stopped. Errors: NOINPUT, CORRUPT, FORMAT, VERSION; ARG when the run's settings differ (names the first). */
+QS_API QS_CHECK qs_status qs_trainer_load(qs_trainer *trainer, const char *folder);
+
+/* XXH3-64 over everything that persists: the same for every thread count, kernel level, micro-batch and compiler. */
+QS_API QS_CHECK qs_status qs_trainer_hash(qs_trainer *trainer, uint64_t *hash);
+
+/* Trains a tiny built-in model with each machine and baseline and returns one number. */
+QS_API QS_CHECK qs_status qs_signature(qs_context *context, uint64_t *signature);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,41 @@
+/* kernels.h - the table of CPU kernels. One slot per line of kernels.def; the scalar reference fills every slot, each
+ * ISA level overrides some. Tests see this header, nothing else of src/cpu. */
+#ifndef QSI_KERNELS_H
+#define QSI_KERNELS_H
+
+#include <stdint.h>
+#include "qsbits/ops.h"
+
+enum { QSI_W1_SCRATCH = 256 * 1024 };
+
+typedef struct qsi_kernels {
+#define QS_KERNEL(name, cls, result, params) result (*name) params;
+#include "kernels.def"
+#undef QS_KERNEL
+} qsi_kernels;
+
+/* Levels, weakest first; each includes those before it on its architecture. */
+#define QSI_LEVEL_LIST(X) \
+    X(SCALAR, "scalar") \
+    X(AVX2, "avx2")      /* AVX2, FMA, F16C, BMI1, BMI2, with the operating system's consent */
+
+typedef enum qsi_level {
+#define QSI_LEVEL_ENUM(name, text) QSI_LEVEL_##name,
+    QSI_LEVEL_LIST(QSI_LEVEL_ENUM)
+#undef QSI_LEVEL_ENUM
+    QSI_LEVELS
+} qsi_level;
+
+/* Fills the table for a level. Pure: the same level gives the same table; the level need not be available (calling is). */
+void qsi_kernels_init(qsi_kernels *table, qsi_level level);
+int qsi_level_available(qsi_level level);
+const char *qsi_level_name(qsi_level level);
+
+/* The best available level, or the one called name; -1 if unknown, -2 if not available here. name NULL = best. */
+int qsi_level_by_name(const char *name);
+
+/* One per ISA file. */
+void qsi_kernels_scalar(qsi_kernels *table);
+void qsi_kernels_avx2(qsi_kernels *table);
+
+#endif

@@ -1,0 +1,119 @@
+/* evaluate.c - loss over the fixed windows of a text's validation part. */
+#include "model/model.h"
+
+#include <string.h>
+
+/* Memory of a pass over `rows` tokens; blocks ping-pong between two residual streams and share one tape. */
+typedef struct evaluation {
+    qsi_arena arena;
+    qsi_tape tape;
+    qs_view h[2], normed, logits, partial, tokens, targets;
+    int32_t *host_tokens, *host_targets;
+    float *host_partial;
+} evaluation;
+
+static void evaluation_free(evaluation *e)
+{
+    qsi_arena_free(&e->arena);
+    qsi_free(e->host_tokens);
+    qsi_free(e->host_targets);
+    qsi_free(e->host_partial);
+}
+
+static qs_status evaluation_create(qs_model *m, int64_t rows, evaluation *e)
+{
+    qs_status status = QS_OK;
+    const qs_model_config *c = &m->config;
+    memset(e, 0, sizeof *e);
+    qsi_arena_init(&e->arena, m->context, QS_MEMORY_ACTIVATIONS);
+    qsi_tape_add(&e->arena, c, &e->tape, rows, rows);
+    qsi_arena_add(&e->arena, &e->h[0], QS_F32, rows, c->dim);
+    qsi_arena_add(&e->arena, &e->h[1], QS_F32, rows, c->dim);
+    qsi_arena_add(&e->arena, &e->normed, QS_F32, rows, c->dim);
+    qsi_arena_add(&e->arena, &e->logits, QS_F32, rows, c->vocab);
+    qsi_arena_add(&e->arena, &e->partial, QS_F32, qsi_ceil_div(rows, QS_TOKEN_CHUNK), 1);
+    qsi_arena_add(&e->arena, &e->tokens, QS_I32, 1, rows);
+    qsi_arena_add(&e->arena, &e->targets, QS_I32, 1, rows);
+    QS_TRY(qsi_arena_create(&e->arena));
+    qsi_tape_alias(c, &e->tape);
+    e->host_tokens = qsi_alloc_array(m->context, QS_MEMORY_DATA, rows, sizeof *e->host_tokens);
+    e->host_targets = qsi_alloc_array(m->context, QS_MEMORY_DATA, rows, sizeof *e->host_targets);
+    e->host_partial = qsi_alloc_array(m->context, QS_MEMORY_DATA, e->partial.rows, sizeof *e->host_partial);
+    if (!e->host_tokens || !e->host_targets || !e->host_partial)
+        status = QS_ERR_NOMEM;
+fail:
+    if (status != QS_OK)
+        evaluation_free(e);
+    return status;
+}
+
+/* One window [ctx]: the sum of its token losses. Windows are summed one by one, so the batch does not matter. */
+static qs_status window_loss(qs_model *m, evaluation *e, int64_t sequence, double *sum)
+{
+    qs_status status = QS_OK;
+    const int64_t ctx = m->config.ctx, chunks = qsi_ceil_div(ctx, QS_TOKEN_CHUNK);
+    const qs_view logits = qs_view_rows(e->logits, sequence * ctx, ctx);
+    qs_view targets = e->targets;
+    targets.offset += (uint64_t)(sequence * ctx) * sizeof(int32_t);
+    targets.cols = ctx;
+    const qs_view partial = qs_view_rows(e->partial, 0, chunks);
+    QS_TRY(qsi_run(m->queue, qs_op_cross_entropy(logits, targets, partial, 0.0f, QS_FLAG_NO_GRAD)));
+    QS_TRY(qs_read(m->queue, partial, e->host_partial));
+    for (int64_t i = 0; i < chunks; i++)
+        *sum += (double)e->host_partial[i];
+fail:
+    return status;
+}
+
+static qs_status batch_loss(qs_model *m, evaluation *e, const uint8_t *bytes, int64_t sequences, double *sum)
+{
+    qs_status status = QS_OK;
+    const int64_t ctx = m->config.ctx, rows = sequences * ctx;
+    const qsi_tape tape = qsi_tape_rows(&e->tape, 0, 0, rows);
+    const qsi_place place = {.seq = ctx, .first = 0, .tkv = ctx, .keys = tape.k, .values = tape.v};
+    qs_view tokens = e->tokens, targets = e->targets;
+    tokens.cols = targets.cols = rows;
+    for (int64_t i = 0; i < rows; i++) {
+        e->host_tokens[i] = bytes[i];
+        e->host_targets[i] = bytes[i + 1];
+    }
+    QS_TRY(qs_write(m->queue, tokens, e->host_tokens));
+    QS_TRY(qs_write(m->queue, targets, e->host_targets));
+    QS_TRY(qsi_embed(m, qs_view_rows(e->h[0], 0, rows), tokens));
+    for (int64_t l = 0; l < m->config.layers; l++)
+        QS_TRY(qsi_block_forward(m, l, &tape, &place, qs_view_rows(e->h[l % 2], 0, rows), qs_view_rows(e->h[(l + 1) % 2], 0, rows)));
+    QS_TRY(qsi_head_forward(m, qs_view_rows(e->h[m->config.layers % 2], 0, rows), qs_view_rows(e->normed, 0, rows),
+                            qs_view_rows(e->logits, 0, rows)));
+    for (int64_t s = 0; s < sequences; s++)
+        QS_TRY(window_loss(m, e, s, sum));
+fail:
+    return status;
+}
+
+qs_status qs_model_evaluate(qs_model *m, const qs_text *text, int64_t windows, int64_t batch, double *nats, int64_t *tokens)
+{
+    qs_status status = QS_OK;
+    evaluation e = {.host_tokens = NULL};
+    qs_text_info info;
+    const int64_t ctx = m->config.ctx;
+    double sum = 0.0;
+    qs_text_get_info(text, &info);
+    if (m->config.vocab < 256)
+        QS_FAIL(QS_ERR_SHAPE, "the model knows %lld symbols; byte text needs 256", (long long)m->config.vocab);
+    const int64_t all = (info.val_tokens - 1) / ctx;
+    if (all < 1)
+        QS_FAIL(QS_ERR_SHAPE, "the validation part holds %lld tokens; one window of ctx %lld needs %lld: give more text, a larger "
+                "validation share or a smaller ctx", (long long)info.val_tokens, (long long)ctx, (long long)(ctx + 1));
+    const int64_t n = windows > 0 ? qsi_min(windows, all) : all;
+    const int64_t per_pass = qsi_max(1, qsi_min(batch > 0 ? batch : 1, n));
+    const uint8_t *bytes = qs_text_bytes(text) + info.train_tokens;
+    QS_TRY(evaluation_create(m, per_pass * ctx, &e));
+    for (int64_t w = 0; w < n; w += per_pass)
+        QS_TRY(batch_loss(m, &e, bytes + w * ctx, qsi_min(per_pass, n - w), &sum));
+    *nats = sum / (double)(n * ctx);
+    if (tokens)
+        *tokens = n * ctx;
+fail:
+    evaluation_free(&e);
+    return status;
+}

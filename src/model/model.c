@@ -1,0 +1,341 @@
+/* model.c - parameters of the decoder: names, memory, initial values, loading. */
+#include "model/model.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include "core/detmath.h"
+#include "qsbits/random.h"
+
+enum { FLOAT_ID = 1 << 16, CHUNK = 1 << 16 };
+
+static const char *const matrix_names[QSI_MATRICES] = {
+    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+    "mlp.gate_proj",    "mlp.up_proj",      "mlp.down_proj",
+};
+static const char *const norm_names[QSI_BLOCK_FLOATS] = {
+    "input_layernorm.weight",          "self_attn.q_norm.weight",          "self_attn.k_norm.weight",
+    "self_attn.attn_sub_norm.weight", "post_attention_layernorm.weight", "mlp.ffn_sub_norm.weight",
+};
+
+/* ---- names and shapes ------------------------------------------------------------------------------------------ */
+
+static void describe_matrices(qs_model *m)
+{
+    const qs_model_config *c = &m->config;
+    const int64_t attention = c->heads * c->head_dim, group = c->kv_heads * c->head_dim;
+    const int64_t shapes[QSI_MATRICES][2] = {{attention, c->dim}, {group, c->dim}, {group, c->dim}, {c->dim, attention},
+                                             {c->ffn, c->dim},    {c->ffn, c->dim}, {c->dim, c->ffn}};
+    for (int64_t l = 0; l < c->layers; l++) {
+        for (int i = 0; i < QSI_MATRICES; i++) {
+            qsi_matrix *x = qsi_matrix_of(m, l, i);
+            snprintf(x->name, sizeof x->name, "model.layers.%lld.%s", (long long)l, matrix_names[i]);
+            x->rows = shapes[i][0];
+            x->cols = shapes[i][1];
+            x->id = (uint32_t)(l * QSI_MATRICES + i);
+            x->base = (float)(1.0 / sqrt((double)x->cols));
+            if (i == QSI_O || i == QSI_DOWN)
+                x->base = (float)(0.3 * sqrt(2.0 / (double)c->layers) / sqrt((double)x->cols));
+            qsi_arena_add(&m->weights, &x->weight, c->dense ? QS_F32 : QS_W1, x->rows, x->cols);
+            if (!c->dense)
+                qsi_arena_add(&m->weights, &x->scale, QS_F16, 1, x->rows);
+        }
+    }
+}
+
+static void describe_float(qs_model *m, qsi_float *f, const char *name, int64_t slab, int64_t rows, int64_t cols, double deviation)
+{
+    snprintf(f->name, sizeof f->name, "%s", name);
+    f->slab = slab;
+    f->deviation = (float)deviation;
+    if (cols > 0)
+        qsi_arena_add(&m->floats_arena, &f->view, QS_F32, rows, cols);
+}
+
+static void describe_floats(qs_model *m)
+{
+    const qs_model_config *c = &m->config;
+    const int64_t attention = c->heads * c->head_dim;
+    const int64_t widths[QSI_BLOCK_FLOATS] = {c->dim, c->qk_norm ? c->head_dim : 0, c->qk_norm ? c->head_dim : 0,
+                                              c->sub_norm ? attention : 0, c->dim, c->sub_norm ? c->ffn : 0};
+    char name[96];
+    describe_float(m, qsi_embedding(m), "model.embed_tokens.weight", 0, c->vocab, c->dim, 0.5);
+    for (int64_t l = 0; l < c->layers; l++) {
+        for (int i = 0; i < QSI_BLOCK_FLOATS; i++) {
+            snprintf(name, sizeof name, "model.layers.%lld.%s", (long long)l, norm_names[i]);
+            describe_float(m, qsi_float_of(m, l, i), name, 1 + l, 1, widths[i], 0.0);
+        }
+    }
+    describe_float(m, qsi_final_norm(m), "model.norm.weight", 1 + c->layers, 1, c->dim, 0.0);
+    describe_float(m, qsi_head(m), "lm_head.weight", 1 + c->layers, c->vocab, c->dim, 1.0 / sqrt((double)c->dim));
+}
+
+qs_status qsi_model_allocate(qs_context *context, const qs_model_config *config, qs_model **out)
+{
+    qs_status status = QS_OK;
+    qs_model *m = qsi_alloc(context, QS_MEMORY_OTHER, sizeof *m);
+    if (!m)
+        return QS_ERR_NOMEM;
+    m->context = context;
+    m->config = *config;
+    qsi_arena_init(&m->weights, context, QS_MEMORY_WEIGHTS);
+    qsi_arena_init(&m->floats_arena, context, QS_MEMORY_FLOATS);
+    QS_TRY(qs_model_config_resolve(&m->config));
+    QS_TRY(qs_queue_create(context, &m->queue));
+    m->n_floats = 3 + m->config.layers * QSI_BLOCK_FLOATS;
+    m->matrices = qsi_alloc_array(context, QS_MEMORY_OTHER, qsi_matrix_count(m), sizeof *m->matrices);
+    m->floats = qsi_alloc_array(context, QS_MEMORY_OTHER, m->n_floats, sizeof *m->floats);
+    if (!m->matrices || !m->floats) {
+        status = QS_ERR_NOMEM;
+        goto fail;
+    }
+    describe_matrices(m);
+    describe_floats(m);
+    QS_TRY(qsi_arena_create(&m->weights));
+    QS_TRY(qsi_arena_create(&m->floats_arena));
+    QS_TRY(qsi_model_positions(m, m->config.ctx));
+    *out = m;
+    return QS_OK;
+fail:
+    qs_model_free(&m);
+    return status;
+}
+
+void qs_model_free(qs_model **model)
+{
+    if (!model || !*model)
+        return;
+    qs_model *m = *model;
+    qsi_arena_free(&m->weights);
+    qsi_arena_free(&m->floats_arena);
+    qs_buffer_free(&m->rope);
+    qsi_free(m->matrices);
+    qsi_free(m->floats);
+    qs_queue_free(&m->queue);
+    qsi_free(m);
+    *model = NULL;
+}
+
+const qs_model_config *qs_model_get_config(const qs_model *model) { return &model->config; }
+
+/* ---- RoPE tables ----------------------------------------------------------------------------------------------- */
+
+/* table[p][j] = cos or sin of p * theta^(-2j/head_dim), rounded once from double. */
+static void fill_rope(const qs_model *m, int64_t positions, float *cosine, float *sine)
+{
+    const int64_t half = m->config.head_dim / 2;
+    for (int64_t j = 0; j < half; j++) {
+        const double frequency = qsi_pow(m->config.rope_theta, -2.0 * (double)j / (double)m->config.head_dim);
+        for (int64_t p = 0; p < positions; p++) {
+            cosine[p * half + j] = (float)qsi_cos((double)p * frequency);
+            sine[p * half + j] = (float)qsi_sin((double)p * frequency);
+        }
+    }
+}
+
+qs_status qsi_model_positions(qs_model *m, int64_t positions)
+{
+    qs_status status = QS_OK;
+    const int64_t half = m->config.head_dim / 2;
+    qs_buffer *buffer = NULL;
+    float *host = NULL;
+    if (positions <= m->positions)
+        return QS_OK;
+    host = qsi_alloc_array(m->context, QS_MEMORY_OTHER, positions * half, 2 * (int64_t)sizeof *host);
+    if (!host) {
+        status = QS_ERR_NOMEM;
+        goto fail;
+    }
+    fill_rope(m, positions, host, host + positions * half);
+    const int64_t table = qsi_round_up(positions * half * (int64_t)sizeof *host, 64);
+    QS_TRY(qs_buffer_create(m->context, QS_MEMORY_FLOATS, (uint64_t)(2 * table), &buffer));
+    const qs_view cosine = qs_view_at(buffer, 0, QS_F32, positions, half);
+    const qs_view sine = qs_view_at(buffer, (uint64_t)table, QS_F32, positions, half);
+    QS_TRY(qs_write(m->queue, cosine, host));
+    QS_TRY(qs_write(m->queue, sine, host + positions * half));
+    qs_buffer_free(&m->rope);
+    m->rope = buffer;
+    buffer = NULL;
+    m->cosine = cosine;
+    m->sine = sine;
+    m->positions = positions;
+fail:
+    qs_buffer_free(&buffer);
+    qsi_free(host);
+    return status;
+}
+
+/* ---- initial values -------------------------------------------------------------------------------------------- */
+
+void qsi_normals(uint64_t seed, uint32_t tensor, int64_t first, int64_t count, float *out)
+{
+    uint32_t word[4];
+    for (int64_t i = 0; i < count; i += 2) {
+        const int64_t pair = (first + i) / 2;
+        qs_philox(seed, 0, QS_RANDOM_FLOATS, tensor, (uint32_t)(pair >> 32), (uint32_t)(pair / 2), word);
+        const uint32_t *u = word + 2 * (pair % 2);
+        const double radius = sqrt(-2.0 * qsi_log(((double)u[0] + 0.5) / 4294967296.0));
+        const double angle = 6.283185307179586 * (((double)u[1] + 0.5) / 4294967296.0);
+        out[i] = (float)(radius * qsi_cos(angle));
+        if (i + 1 < count)
+            out[i + 1] = (float)(radius * qsi_sin(angle));
+    }
+}
+
+/* Rows of a view per piece of at most CHUNK elements. */
+static int64_t piece_rows(int64_t cols) { return qsi_max(1, CHUNK / cols); }
+
+static qs_status init_normal(qs_model *m, qs_view view, uint64_t seed, uint32_t tensor, float deviation)
+{
+    qs_status status = QS_OK;
+    const int64_t rows = piece_rows(view.cols);
+    float *host = qsi_alloc_array(m->context, QS_MEMORY_OTHER, rows * view.cols, sizeof *host);
+    if (!host)
+        return QS_ERR_NOMEM;
+    for (int64_t r = 0; r < view.rows; r += rows) {
+        const int64_t n = qsi_min(rows, view.rows - r);
+        qsi_normals(seed, tensor, r * view.cols, n * view.cols, host);
+        for (int64_t i = 0; i < n * view.cols; i++)
+            host[i] = deviation > 0.0f ? host[i] * deviation : 1.0f;
+        QS_TRY(qs_write(m->queue, qs_view_rows(view, r, n), host));
+    }
+fail:
+    qsi_free(host);
+    return status;
+}
+
+/* Word j of row n: word j mod 4 of Philox block j div 4 of (WEIGHTS|id, n). */
+static qs_status init_signs(qs_model *m, const qsi_matrix *x, uint64_t seed)
+{
+    qs_status status = QS_OK;
+    const int64_t words = x->cols / 32, padded = qsi_round_up(words, 4), rows = piece_rows(x->cols);
+    uint32_t *host = qsi_alloc_array(m->context, QS_MEMORY_OTHER, rows * words + padded, sizeof *host);
+    if (!host)
+        return QS_ERR_NOMEM;
+    for (int64_t r = 0; r < x->rows; r += rows) {
+        const int64_t n = qsi_min(rows, x->rows - r);
+        for (int64_t i = 0; i < n; i++) {
+            for (int64_t j = 0; j < padded; j += 4)
+                qs_philox(seed, 0, QS_RANDOM_WEIGHTS, x->id, (uint32_t)(r + i), (uint32_t)(j / 4), host + i * words + j);
+        }
+        QS_TRY(qs_write(m->queue, qs_view_rows(x->weight, r, n), host));
+    }
+fail:
+    qsi_free(host);
+    return status;
+}
+
+static qs_status init_scales(qs_model *m, const qsi_matrix *x)
+{
+    qs_status status = QS_OK;
+    uint16_t *host = qsi_alloc_array(m->context, QS_MEMORY_OTHER, x->rows, sizeof *host);
+    if (!host)
+        return QS_ERR_NOMEM;
+    for (int64_t i = 0; i < x->rows; i++)
+        host[i] = qs_float_to_half(x->base);
+    QS_TRY(qs_write(m->queue, x->scale, host));
+fail:
+    qsi_free(host);
+    return status;
+}
+
+static qs_status init_values(qs_model *m, uint64_t seed)
+{
+    qs_status status = QS_OK;
+    for (int64_t i = 0; i < qsi_matrix_count(m); i++) {
+        const qsi_matrix *x = &m->matrices[i];
+        if (m->config.dense) {
+            QS_TRY(init_normal(m, x->weight, seed, x->id, x->base));
+        } else {
+            QS_TRY(init_signs(m, x, seed));
+            QS_TRY(init_scales(m, x));
+        }
+    }
+    for (int64_t i = 0; i < m->n_floats; i++) {
+        const qsi_float *f = &m->floats[i];
+        if (f->view.buffer)
+            QS_TRY(init_normal(m, f->view, seed, (uint32_t)(FLOAT_ID + i), f->deviation));
+    }
+fail:
+    return status;
+}
+
+qs_status qs_model_create(qs_context *context, const qs_model_config *config, uint64_t seed, qs_model **out)
+{
+    qs_status status = QS_OK;
+    qs_model *m = NULL;
+    QS_TRY(qsi_model_allocate(context, config, &m));
+    QS_TRY(init_values(m, seed));
+    *out = m;
+    return QS_OK;
+fail:
+    qs_model_free(&m);
+    return status;
+}
+
+/* ---- loading --------------------------------------------------------------------------------------------------- */
+
+qs_status qsi_load_tensor(qs_queue *queue, const qs_checkpoint *checkpoint, const char *name, qs_view view)
+{
+    qs_status status = QS_OK;
+    const int64_t index = qs_checkpoint_find(checkpoint, name);
+    qs_tensor_info info;
+    if (index < 0)
+        QS_FAIL(QS_ERR_FORMAT, "%s: there is no tensor %s", qs_checkpoint_path(checkpoint), name);
+    QS_TRY(qs_checkpoint_tensor(checkpoint, index, &info));
+    const int64_t bytes = view.rows * qs_row_bytes((qs_format)view.format, view.cols);
+    if ((int64_t)info.bytes != bytes)
+        QS_FAIL(QS_ERR_FORMAT, "%s: tensor %s holds %lld bytes; the config needs %lld (%s [%lld,%lld])",
+                qs_checkpoint_path(checkpoint), name, (long long)info.bytes, (long long)bytes,
+                qs_format_name((qs_format)view.format), (long long)view.rows, (long long)view.cols);
+    QS_TRY(qs_write(queue, view, qs_checkpoint_data(checkpoint, index)));
+fail:
+    return status;
+}
+
+qs_status qsi_model_load(qs_model *m, const qs_checkpoint *checkpoint)
+{
+    qs_status status = QS_OK;
+    char name[128];
+    for (int64_t i = 0; i < qsi_matrix_count(m); i++) {
+        const qsi_matrix *x = &m->matrices[i];
+        snprintf(name, sizeof name, "%s.weight", x->name);
+        QS_TRY(qsi_load_tensor(m->queue, checkpoint, name, x->weight));
+        if (m->config.dense)
+            continue;
+        snprintf(name, sizeof name, "%s.weight_scale", x->name);
+        QS_TRY(qsi_load_tensor(m->queue, checkpoint, name, x->scale));
+    }
+    for (int64_t i = 0; i < m->n_floats; i++)
+        if (m->floats[i].view.buffer)
+            QS_TRY(qsi_load_tensor(m->queue, checkpoint, m->floats[i].name, m->floats[i].view));
+fail:
+    return status;
+}
+
+qs_status qs_model_open(qs_context *context, const char *path, qs_model **out)
+{
+    qs_status status = QS_OK;
+    qs_checkpoint *checkpoint = NULL;
+    qs_model *m = NULL;
+    json_t *config_json = NULL;
+    qs_model_config config;
+    QS_TRY(qs_checkpoint_open(context, path, &checkpoint));
+    QS_TRY(qs_checkpoint_check_model(checkpoint));
+    const char *text = qs_checkpoint_config(checkpoint);
+    config_json = text ? json_loads(text, JSON_REJECT_DUPLICATES, NULL) : NULL;
+    if (!config_json)
+        QS_FAIL(QS_ERR_FORMAT, "%s holds no model config", path);
+    QS_TRY(qsi_model_config_from_json(json_object_get(config_json, "model"), &config));
+    if (qs_checkpoint_manifest(checkpoint))
+        QS_TRY(qs_checkpoint_verify(checkpoint));
+    QS_TRY(qsi_model_allocate(context, &config, &m));
+    QS_TRY(qsi_model_load(m, checkpoint));
+    *out = m;
+    m = NULL;
+fail:
+    json_decref(config_json);
+    qs_checkpoint_close(&checkpoint);
+    qs_model_free(&m);
+    return status;
+}

@@ -1,0 +1,123 @@
+/* model.h - the decoder's parameters and the passes over one block, shared by evaluation, sessions and the trainer. */
+#ifndef QSI_MODEL_H
+#define QSI_MODEL_H
+
+#include <jansson.h>
+#include "core/arena.h"
+#include "qsbits/checkpoint.h"
+#include "qsbits/model.h"
+
+/* The matrices of a block, in file order. */
+enum { QSI_Q, QSI_K, QSI_V, QSI_O, QSI_GATE, QSI_UP, QSI_DOWN, QSI_MATRICES };
+
+typedef struct qsi_matrix {
+    char name[96];        /* model.layers.<l>.self_attn.q_proj */
+    int64_t rows, cols;   /* [out, in] */
+    uint32_t id;          /* block * QSI_MATRICES + index, for random numbers */
+    float base;           /* alpha0: scale = base * master */
+    qs_view weight;       /* W1, or F32 in dense models */
+    qs_view scale;        /* F16 [1, rows]; absent in dense models */
+} qsi_matrix;
+
+/* A float parameter; the list of them is the order of files, optimizers and random ids. */
+typedef struct qsi_float {
+    char name[96];
+    qs_view view;         /* F32 [rows, cols]; vectors [1, d] */
+    int64_t slab;         /* 0 embedding, 1 + l block l, 1 + layers final */
+    float deviation;      /* initial values: normal with this deviation, or all ones when 0 */
+} qsi_float;
+
+/* Positions in qs_model.floats: FLOATS_OF_BLOCK per block after the embedding; absent norms have no buffer. */
+enum { QSI_INPUT_NORM, QSI_Q_NORM, QSI_K_NORM, QSI_ATTN_SUB_NORM, QSI_POST_NORM, QSI_FFN_SUB_NORM, QSI_BLOCK_FLOATS };
+
+struct qs_model {
+    qs_context *context;
+    qs_queue *queue;
+    qs_model_config config;    /* resolved */
+    qsi_arena weights, floats_arena;
+    qsi_matrix *matrices;      /* [layers * QSI_MATRICES] */
+    qsi_float *floats;         /* [n_floats]: embedding, blocks, final norm, head */
+    int64_t n_floats;
+    qs_view cosine, sine;      /* RoPE tables [positions, head_dim / 2] */
+    qs_buffer *rope;
+    int64_t positions;
+};
+
+static inline qsi_matrix *qsi_matrix_of(const qs_model *m, int64_t block, int index)
+{
+    return &m->matrices[block * QSI_MATRICES + index];
+}
+static inline qsi_float *qsi_float_of(const qs_model *m, int64_t block, int index)
+{
+    return &m->floats[1 + block * QSI_BLOCK_FLOATS + index];
+}
+static inline qsi_float *qsi_embedding(const qs_model *m) { return &m->floats[0]; }
+static inline qsi_float *qsi_final_norm(const qs_model *m) { return &m->floats[m->n_floats - 2]; }
+static inline qsi_float *qsi_head(const qs_model *m) { return &m->floats[m->n_floats - 1]; }
+static inline int64_t qsi_matrix_count(const qs_model *m) { return m->config.layers * QSI_MATRICES; }
+
+/* ---- config.c -------------------------------------------------------------------------------------------------- */
+
+/* The config as a JSON object (new reference), and back; FORMAT names the missing or wrong field. */
+json_t *qsi_model_config_to_json(const qs_model_config *config);
+qs_status qsi_model_config_from_json(const json_t *object, qs_model_config *config);
+
+/* ---- model.c --------------------------------------------------------------------------------------------------- */
+
+/* A model with memory and names but zero values. */
+qs_status qsi_model_allocate(qs_context *context, const qs_model_config *config, qs_model **out);
+
+/* RoPE tables for at least `positions` positions. */
+qs_status qsi_model_positions(qs_model *model, int64_t positions);
+
+/* count normal numbers of mean 0, deviation 1 (Box-Muller) starting at index first of (seed, FLOATS|tensor). */
+void qsi_normals(uint64_t seed, uint32_t tensor, int64_t first, int64_t count, float *out);
+
+/* Reads a tensor of a checkpoint into a view; FORMAT when missing or of another size. */
+qs_status qsi_load_tensor(qs_queue *queue, const qs_checkpoint *checkpoint, const char *name, qs_view view);
+
+/* Fills matrices and floats from an open checkpoint of the same config. */
+qs_status qsi_model_load(qs_model *model, const qs_checkpoint *checkpoint);
+
+/* ---- forward.c, backward.c: one block over a range of tokens ----------------------------------------------------- */
+
+/* What a block computes on its way, rows are tokens. Without qk_norm q_raw = q, k_raw = k; without sub_norm attn = attn_norm,
+ * act = act_norm (the same views). x operands of matrices: n1 (q, k, v), attn_norm (o), n2 (gate, up), act_norm (down). */
+typedef struct qsi_tape {
+    qs_view n1, q_raw, k_raw, q, k, v, attn, lse, attn_norm, mid, n2, gate, up, act, act_norm;
+} qsi_tape;
+
+/* Announces a tape of `rows` tokens, the operands of matrices with `operand_rows` (>= rows). */
+void qsi_tape_add(qsi_arena *arena, const qs_model_config *config, qsi_tape *tape, int64_t operand_rows, int64_t rows);
+
+/* After the arena is created: fills the views that stand for others. */
+void qsi_tape_alias(const qs_model_config *config, qsi_tape *tape);
+
+/* Tokens first .. first+count-1 of the operands; the others from local_first (0 when they hold one micro-batch only). */
+qsi_tape qsi_tape_rows(const qsi_tape *tape, int64_t first, int64_t local_first, int64_t count);
+
+/* Where the tokens stand: sequences of `seq` tokens starting at position `first`; keys and values [S * tkv, .] attended. */
+typedef struct qsi_place {
+    int64_t seq, first, tkv;
+    qs_view keys, values;
+} qsi_place;
+
+qs_status qsi_embed(qs_model *model, qs_view h, qs_view tokens);
+qs_status qsi_block_forward(qs_model *model, int64_t block, const qsi_tape *tape, const qsi_place *place, qs_view in, qs_view out);
+qs_status qsi_head_forward(qs_model *model, qs_view h, qs_view normed, qs_view logits);
+
+/* Gradients of one block. dout [M, dim]: gradient of the block's output (= dy of down); din: of its input. The others are the
+ * dy operands of the matrices; dmid is that of o. scratch: dn [., dim], dattn [., heads*head_dim], dact [., ffn]. gains:
+ * partial sums [C, d] per norm, in the order of the float indices; absent where the norm is. */
+typedef struct qsi_block_grads {
+    qs_view dout, din, dmid, dq, dk, dv, dgate, dup;
+    qs_view dn, dattn, dact;
+    qs_view gains[QSI_BLOCK_FLOATS];
+} qsi_block_grads;
+
+qs_status qsi_block_backward(qs_model *model, int64_t block, const qsi_tape *tape, const qsi_place *place, qs_view in,
+                             const qsi_block_grads *grads);
+
+static inline qs_status qsi_run(qs_queue *queue, qs_op op) { return qs_submit(queue, &op, 1); }
+
+#endif

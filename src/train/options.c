@@ -1,0 +1,135 @@
+/* options.c - settings of a run: defaults, automatic values, checks, JSON. */
+#include <string.h>
+#include "train/train.h"
+
+/* Rates found by the search of docs/measurements.md, "Learning rates", at 2 layers x 128, batch 32 x 64. */
+typedef struct searched {
+    double lr, matrix_lr, scale_lr;
+} searched;
+
+static searched searched_rates(const qs_train_options *o)
+{
+    switch (o->optimizer) {
+    case QS_OPTIMIZER_STE: return (searched){8e-3, 8e-3, 0.09};
+    case QS_OPTIMIZER_ADAMW: return (searched){4e-3, 4e-3, 0.09};
+    default: return (searched){8e-3, 8e-3, 0.09};
+    }
+}
+
+void qs_train_options_default(qs_train_options *o)
+{
+    memset(o, 0, sizeof *o);
+    o->struct_size = sizeof *o;
+    o->optimizer = QS_OPTIMIZER_FSM;
+    o->fsm = QS_FSM_C4;
+    o->recipe = QS_RECIPE_DEFAULT;
+    o->schedule = QS_SCHEDULE_COSINE;
+    o->steps = 1000;
+    o->batch = 32;
+    o->seed = 1;
+    o->warmup = -1;
+    o->final_lr = -1.0;
+    o->sticky = -1;
+}
+
+/* The literal method has no freedom left: t2 from 0, every step away allowed, 2% of the weights. */
+static void fill_literal(qs_train_options *o)
+{
+    o->fsm = QS_FSM_T2;
+    o->sticky = 256;
+    o->density_start = o->density_end = 0.02;
+}
+
+static void fill_automatic(qs_train_options *o, const qs_model_config *model)
+{
+    const searched s = searched_rates(o);
+    if (o->optimizer == QS_OPTIMIZER_FSM && o->recipe == QS_RECIPE_LITERAL)
+        fill_literal(o);
+    if (!(o->lr > 0.0))
+        o->lr = s.lr;
+    if (!(o->matrix_lr > 0.0))
+        o->matrix_lr = o->lr * (s.matrix_lr / s.lr);
+    if (!(o->scale_lr > 0.0))
+        o->scale_lr = o->lr * (s.scale_lr / s.lr);
+    if (o->warmup < 0)
+        o->warmup = qsi_min(50, o->steps / 10);
+    if (o->final_lr < 0.0)
+        o->final_lr = 0.05;
+    if (!(o->density_start > 0.0))
+        o->density_start = 0.8;
+    if (!(o->density_end > 0.0))
+        o->density_end = 0.02;
+    if (!(o->amplitude_start > 0.0))
+        o->amplitude_start = 1024.0 / (double)model->dim;
+    if (!(o->amplitude_end > 0.0))
+        o->amplitude_end = 0.0375 * o->amplitude_start;
+    if (o->micro_batch == 0)
+        o->micro_batch = o->batch;
+    if (o->sticky < 0)
+        o->sticky = qs_fsm_rule_of(o->fsm)->default_sticky;
+}
+
+#define REAL_RANGES(X) \
+    X(lr, 0.0, 1e38) X(matrix_lr, 0.0, 1e38) X(scale_lr, 0.0, 1e38) X(final_lr, 0.0, 1.0) X(weight_decay, 0.0, 1.0) \
+    X(clip, 0.0, 1e9) X(density_start, 0.0, 1.0) X(density_end, 0.0, 1.0) X(amplitude_start, 0.0, 128.0) \
+    X(amplitude_end, 0.0, 128.0)
+#define INTEGER_RANGES(X) \
+    X(steps, 1, INT64_C(1) << 31) X(batch, 1, 1 << 20) X(micro_batch, 1, o.batch) X(warmup, 0, o.steps) X(sticky, 0, 256) \
+    X(recompute, 0, 1) X(optimizer, 0, QS_OPTIMIZERS - 1) X(fsm, 0, QS_FSMS - 1) X(recipe, 0, QS_RECIPE_EXACT) \
+    X(schedule, 0, QS_SCHEDULE_CONSTANT)
+
+qs_status qs_train_options_resolve(qs_train_options *options, const qs_model_config *model)
+{
+    qs_status status = QS_OK;
+    qs_train_options o;
+    if (!options || options->struct_size != sizeof *options)
+        QS_FAIL(QS_ERR_ARG, "training options: struct_size is not that of this library; start from qs_train_options_default");
+    o = *options;
+    if (!qs_fsm_rule_of(o.fsm))
+        QS_FAIL(QS_ERR_ARG, "fsm is %d; there is no such state machine", (int)o.fsm);
+    fill_automatic(&o, model);
+#define CHECK(field, low, high) \
+    if ((int64_t)o.field < (int64_t)(low) || (int64_t)o.field > (int64_t)(high)) \
+        QS_FAIL(QS_ERR_ARG, #field " is %lld; it must lie in %lld..%lld", (long long)o.field, (long long)(low), (long long)(high));
+    INTEGER_RANGES(CHECK)
+#undef CHECK
+#define CHECK(field, low, high) \
+    if (!(o.field >= (low) && o.field <= (high))) \
+        QS_FAIL(QS_ERR_ARG, #field " is %g; it must lie in %g..%g", o.field, (double)(low), (double)(high));
+    REAL_RANGES(CHECK)
+#undef CHECK
+    if (o.micro_batch != o.batch && (o.micro_batch * model->ctx) % QS_TOKEN_CHUNK)
+        QS_FAIL(QS_ERR_ARG, "micro_batch %lld times ctx %lld must be a multiple of %d tokens, so that sums over tokens keep their order",
+                (long long)o.micro_batch, (long long)model->ctx, QS_TOKEN_CHUNK);
+    if (o.recipe == QS_RECIPE_EXACT && o.fsm == QS_FSM_C8)
+        QS_FAIL(QS_ERR_ARG, "the exact recipe has no meaning for c8, which uses no threshold");
+    *options = o;
+fail:
+    return status;
+}
+
+json_t *qsi_train_options_to_json(const qs_train_options *o)
+{
+    json_t *object = json_object();
+    const char *optimizers[] = {
+#define NAME(name, text, what) text,
+        QS_OPTIMIZER_LIST(NAME)
+#undef NAME
+    };
+    const char *recipes[] = {"default", "literal", "exact"};
+    const char *schedules[] = {"cosine", "linear", "constant"};
+    json_object_set_new(object, "optimizer", json_string(optimizers[o->optimizer]));
+    json_object_set_new(object, "fsm_state", json_string(qs_fsm_rule_of(o->fsm)->name));
+    json_object_set_new(object, "fsm_recipe", json_string(recipes[o->recipe]));
+    json_object_set_new(object, "schedule", json_string(schedules[o->schedule]));
+#define PUT_INTEGER(field) json_object_set_new(object, #field, json_integer((json_int_t)o->field));
+    PUT_INTEGER(steps)
+    PUT_INTEGER(batch)
+    PUT_INTEGER(warmup)
+    PUT_INTEGER(sticky)
+#undef PUT_INTEGER
+#define PUT_REAL(field, low, high) json_object_set_new(object, #field, json_real(o->field));
+    REAL_RANGES(PUT_REAL)
+#undef PUT_REAL
+    return object;
+}

@@ -1,0 +1,185 @@
+/* save.c - checkpoints of a trainer: writing, continuing, hashing (docs/format.md). */
+#include <string.h>
+#include <xxhash.h>
+#include "io/checkpoint_write.h"
+#include "train/train.h"
+
+/* Shape of a tensor in file elements. */
+static void file_shape(const qsi_persistent *p, qsi_saved_tensor *s)
+{
+    const int64_t n = p->view.rows, k = p->view.cols;
+    s->rank = 2;
+    s->shape[0] = n;
+    switch ((qs_format)p->view.format) {
+    case QS_W1: s->shape[1] = k / 32; break;
+    case QS_T2: s->shape[1] = k / 16; break;
+    case QS_C2:
+    case QS_C4:
+        s->rank = 3;
+        s->shape[1] = p->view.format == QS_C2 ? 2 : 4;
+        s->shape[2] = k / 32;
+        break;
+    default:
+        s->shape[1] = k;
+        if (n == 1) {
+            s->rank = 1;
+            s->shape[0] = k;
+        }
+    }
+}
+
+static json_t *manifest_of(const qs_trainer *t)
+{
+    qs_text_info text;
+    qs_text_get_info(t->text, &text);
+    json_t *config = json_object();
+    json_object_set_new(config, "model", qsi_model_config_to_json(&t->model->config));
+    json_object_set_new(config, "train", qsi_train_options_to_json(&t->options));
+    return json_pack("{s:i, s:s, s:o, s:I, s:I, s:I, s:{s:I, s:I}, s:{s:s, s:I, s:I}}", "format_version", QS_CHECKPOINT_VERSION,
+                     "kind", "full", "config", config, "step", (json_int_t)t->step, "tokens", (json_int_t)(t->step * t->rows),
+                     "seed", (json_int_t)t->options.seed, "cursor", "epoch", (json_int_t)t->cursor.epoch, "index",
+                     (json_int_t)t->cursor.index, "text", "xxh3_128", text.hash, "tokens", (json_int_t)text.tokens,
+                     "train_tokens", (json_int_t)text.train_tokens);
+}
+
+typedef struct fetch_source {
+    qs_queue *queue;
+    const qsi_persistent *tensors;
+} fetch_source;
+
+static qs_status fetch(void *user, int64_t index, void *bytes, int64_t n_bytes)
+{
+    const fetch_source *source = user;
+    (void)n_bytes;
+    return qs_read(source->queue, source->tensors[index].view, bytes);
+}
+
+qs_status qs_trainer_save(qs_trainer *t, const char *folder)
+{
+    qs_status status = QS_OK;
+    qsi_persistent *tensors = NULL;
+    qsi_saved_tensor *saved = NULL;
+    json_t *manifest = NULL;
+    int64_t count = 0;
+    QS_TRY(qsi_trainer_tensors(t, &tensors, &count));
+    saved = qsi_alloc_array(t->context, QS_MEMORY_IO, count, sizeof *saved);
+    manifest = manifest_of(t);
+    if (!saved || !manifest)
+        QS_FAIL(QS_ERR_NOMEM, "no memory to save %s", folder);
+    for (int64_t i = 0; i < count; i++) {
+        memcpy(saved[i].name, tensors[i].name, sizeof tensors[i].name);
+        saved[i].format = (qs_format)tensors[i].view.format;
+        saved[i].file = tensors[i].file;
+        saved[i].slab = (int)tensors[i].slab;
+        file_shape(&tensors[i], &saved[i]);
+    }
+    fetch_source source = {t->model->queue, tensors};
+    QS_TRY(qsi_checkpoint_write(t->context, folder, saved, count, fetch, &source, manifest));
+fail:
+    json_decref(manifest);
+    qsi_free(saved);
+    qsi_free(tensors);
+    return status;
+}
+
+/* ---- continuing ------------------------------------------------------------------------------------------------ */
+
+/* ARG naming the first key whose value differs. */
+static qs_status compare_settings(const char *folder, const char *what, json_t *saved, json_t *ours)
+{
+    qs_status status = QS_OK;
+    const char *key = NULL;
+    json_t *value = NULL;
+    json_object_foreach(ours, key, value) {
+        json_t *other = json_object_get(saved, key);
+        if (json_equal(value, other))
+            continue;
+        char *a = json_dumps(other, JSON_ENCODE_ANY), *b = json_dumps(value, JSON_ENCODE_ANY);
+        qsi_fail_text("%s was trained with %s %s = %s, this run asks for %s; use the same settings or another output folder", folder,
+                      what, key, a ? a : "none", b ? b : "none");
+        free(a);
+        free(b);
+        status = QS_ERR_ARG;
+        goto fail;
+    }
+fail:
+    return status;
+}
+
+static qs_status check_manifest(const qs_trainer *t, const char *folder, json_t *saved)
+{
+    qs_status status = QS_OK;
+    json_t *ours = manifest_of(t);
+    json_t *config = json_object_get(saved, "config"), *our_config = json_object_get(ours, "config");
+    QS_TRY(compare_settings(folder, "model", json_object_get(config, "model"), json_object_get(our_config, "model")));
+    QS_TRY(compare_settings(folder, "training", json_object_get(config, "train"), json_object_get(our_config, "train")));
+    QS_TRY(compare_settings(folder, "text", json_object_get(saved, "text"), json_object_get(ours, "text")));
+    if (!json_equal(json_object_get(saved, "seed"), json_object_get(ours, "seed")))
+        QS_FAIL(QS_ERR_ARG, "%s was trained with seed %lld, this run asks for %lld", folder,
+                (long long)json_integer_value(json_object_get(saved, "seed")), (long long)t->options.seed);
+    const json_int_t step = json_integer_value(json_object_get(saved, "step"));
+    if (step < 0 || step > t->options.steps)
+        QS_FAIL(QS_ERR_FORMAT, "%s: step %lld lies outside the run's 0..%lld", folder, (long long)step, (long long)t->options.steps);
+fail:
+    json_decref(ours);
+    return status;
+}
+
+qs_status qs_trainer_load(qs_trainer *t, const char *folder)
+{
+    qs_status status = QS_OK;
+    qs_checkpoint *checkpoint = NULL;
+    qsi_persistent *tensors = NULL;
+    json_t *manifest = NULL;
+    int64_t count = 0;
+    QS_TRY(qs_checkpoint_open(t->context, folder, &checkpoint));
+    const char *text = qs_checkpoint_manifest(checkpoint);
+    manifest = text ? json_loads(text, JSON_REJECT_DUPLICATES, NULL) : NULL;
+    if (!manifest)
+        QS_FAIL(QS_ERR_FORMAT, "%s is not a checkpoint folder (no manifest.json)", folder);
+    QS_TRY(check_manifest(t, folder, manifest));
+    QS_TRY(qs_checkpoint_verify(checkpoint));
+    QS_TRY(qsi_trainer_tensors(t, &tensors, &count));
+    for (int64_t i = 0; i < count; i++)
+        QS_TRY(qsi_load_tensor(t->model->queue, checkpoint, tensors[i].name, tensors[i].view));
+    const json_t *cursor = json_object_get(manifest, "cursor");
+    t->step = json_integer_value(json_object_get(manifest, "step"));
+    t->cursor.epoch = (uint64_t)json_integer_value(json_object_get(cursor, "epoch"));
+    t->cursor.index = (uint64_t)json_integer_value(json_object_get(cursor, "index"));
+fail:
+    json_decref(manifest);
+    qsi_free(tensors);
+    qs_checkpoint_close(&checkpoint);
+    return status;
+}
+
+/* ---- hashing --------------------------------------------------------------------------------------------------- */
+
+qs_status qs_trainer_hash(qs_trainer *t, uint64_t *hash)
+{
+    qs_status status = QS_OK;
+    qsi_persistent *tensors = NULL;
+    uint8_t *bytes = NULL;
+    int64_t count = 0, most = 0;
+    XXH3_state_t *state = XXH3_createState();
+    QS_TRY(qsi_trainer_tensors(t, &tensors, &count));
+    for (int64_t i = 0; i < count; i++)
+        most = qsi_max(most, tensors[i].view.rows * qs_row_bytes((qs_format)tensors[i].view.format, tensors[i].view.cols));
+    bytes = qsi_alloc(t->context, QS_MEMORY_IO, most);
+    if (!bytes || !state) {
+        status = QS_ERR_NOMEM;
+        goto fail;
+    }
+    XXH3_64bits_reset(state);
+    for (int64_t i = 0; i < count; i++) {
+        const qs_view v = tensors[i].view;
+        QS_TRY(qs_read(t->model->queue, v, bytes));
+        XXH3_64bits_update(state, bytes, (size_t)(v.rows * qs_row_bytes((qs_format)v.format, v.cols)));
+    }
+    *hash = XXH3_64bits_digest(state);
+fail:
+    XXH3_freeState(state);
+    qsi_free(bytes);
+    qsi_free(tensors);
+    return status;
+}

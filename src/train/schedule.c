@@ -1,0 +1,57 @@
+/* schedule.c - rates as functions of the step, in defined double arithmetic (docs/numerics.md, "Schedules"). */
+#include <math.h>
+#include "core/detmath.h"
+#include "train/train.h"
+
+static const double pi = 3.141592653589793;
+
+/* 1 at x = 0, 0 at x = 1, half a cosine between. */
+static double half_cosine(double x) { return 0.5 * (1.0 + qsi_cos(pi * x)); }
+
+static double decay(const qs_train_options *o, double x)
+{
+    switch (o->schedule) {
+    case QS_SCHEDULE_LINEAR: return o->final_lr + (1.0 - o->final_lr) * (1.0 - x);
+    case QS_SCHEDULE_CONSTANT: return 1.0;
+    default: return o->final_lr + (1.0 - o->final_lr) * half_cosine(x);
+    }
+}
+
+/* base^n by repeated squaring */
+static double power(double base, int64_t n)
+{
+    double result = 1.0;
+    for (; n > 0; n >>= 1, base *= base)
+        if (n & 1)
+            result *= base;
+    return result;
+}
+
+/* Steepness of the controller: d ln(share) / d ln(mu) of a normal gradient, at least 1/2. */
+static double controller_slope(double z0, double density)
+{
+    const double phi = 0.3989422804014327 * qsi_exp(-0.5 * z0 * z0);
+    const double slope = 2.0 * z0 * phi / density;
+    return slope > 0.5 ? slope : 0.5;
+}
+
+void qsi_rates_at(const qs_train_options *o, int64_t step, qsi_rates *r)
+{
+    const double x = (double)step / (double)o->steps;
+    const double warm = step + 1 < o->warmup ? (double)(step + 1) / (double)o->warmup : 1.0;
+    const double factor = warm * decay(o, x);
+    const double density = o->density_end + (o->density_start - o->density_end) * half_cosine(x);
+    r->lr = o->lr * factor;
+    r->matrix_lr = o->matrix_lr * factor;
+    r->scale_lr = o->scale_lr * factor;
+    r->density = density < 1e-5 ? 1e-5 : density > 0.995 ? 0.995 : density;
+    const double z0 = sqrt(2.0) * qsi_erfinv(1.0 - r->density);
+    const double beta = (double)(step + 1) / (double)(step + 2);
+    r->z0 = (float)z0;
+    r->slope = (float)controller_slope(z0, r->density);
+    r->amplitude = (float)(o->amplitude_end + (o->amplitude_start - o->amplitude_end) * half_cosine(x));
+    r->beta = (float)(beta < 0.95 ? beta : 0.95);
+    r->c1 = (float)(1.0 - power(0.9, step + 1));
+    r->c2 = (float)(1.0 - power(0.95, step + 1));
+    r->first = step == 0;
+}

@@ -1,0 +1,104 @@
+/* tensors.c - the list of everything that persists between two steps, in the order of the files; saving, loading, hashing and
+ * the count of bits per weight derive from it. */
+#include <stdio.h>
+#include "train/train.h"
+
+typedef struct list {
+    qsi_persistent *entries;
+    int64_t count;
+} list;
+
+static void put(list *l, const char *base, const char *suffix, qs_view view, int file, int64_t slab, bool of_matrix)
+{
+    if (!view.buffer)
+        return;
+    qsi_persistent *p = &l->entries[l->count++];
+    snprintf(p->name, sizeof p->name, "%s%s", base, suffix);
+    p->view = view;
+    p->file = file;
+    p->slab = slab;
+    p->of_matrix = of_matrix;
+}
+
+static void put_matrix(list *l, const qs_trainer *t, int64_t index, int file)
+{
+    const qsi_matrix *x = &t->model->matrices[index];
+    const qsi_matrix_state *s = &t->matrices[index];
+    const int64_t slab = 1 + index / QSI_MATRICES;
+    if (file == 0) {
+        put(l, x->name, ".weight", x->weight, 0, slab, true);
+        put(l, x->name, ".weight_scale", x->scale, 0, slab, true);
+        return;
+    }
+    put(l, x->name, ".weight_state", s->levels, 1, slab, true);
+    put(l, x->name, ".latent", s->latent, 1, slab, true);
+    put(l, x->name, ".weight.adam_m", s->m, 1, slab, true);
+    put(l, x->name, ".weight.adam_v", s->v, 1, slab, true);
+    put(l, x->name, ".weight_scale_master", s->scale.value, 1, slab, true);
+    put(l, x->name, ".weight_scale_master.adam_m", s->scale.m, 1, slab, true);
+    put(l, x->name, ".weight_scale_master.adam_v", s->scale.v, 1, slab, true);
+    put(l, x->name, ".row_moment", s->row_moment, 1, slab, true);
+    put(l, x->name, ".column_moment", s->column_moment, 1, slab, true);
+    put(l, x->name, ".control", s->control, 1, slab, true);
+}
+
+static void put_float(list *l, const qs_trainer *t, int64_t index, int file)
+{
+    const qsi_float *f = &t->model->floats[index];
+    if (file == 0)
+        put(l, f->name, "", f->view, 0, f->slab, false);
+    else {
+        put(l, f->name, ".adam_m", t->floats[index].m, 1, f->slab, false);
+        put(l, f->name, ".adam_v", t->floats[index].v, 1, f->slab, false);
+    }
+}
+
+static void put_file(list *l, const qs_trainer *t, int file)
+{
+    put_float(l, t, 0, file);
+    for (int64_t b = 0; b < t->model->config.layers; b++) {
+        for (int i = 0; i < QSI_MATRICES; i++)
+            put_matrix(l, t, b * QSI_MATRICES + i, file);
+        for (int i = 0; i < QSI_BLOCK_FLOATS; i++)
+            put_float(l, t, 1 + b * QSI_BLOCK_FLOATS + i, file);
+    }
+    put_float(l, t, t->model->n_floats - 2, file);
+    put_float(l, t, t->model->n_floats - 1, file);
+}
+
+qs_status qsi_trainer_tensors(const qs_trainer *t, qsi_persistent **out, int64_t *count)
+{
+    enum { PER_MATRIX = 12, PER_FLOAT = 3 };
+    const int64_t most = PER_MATRIX * qsi_matrix_count(t->model) + PER_FLOAT * t->model->n_floats;
+    list l = {qsi_alloc_array(t->context, QS_MEMORY_IO, most, sizeof *l.entries), 0};
+    if (!l.entries)
+        return QS_ERR_NOMEM;
+    put_file(&l, t, 0);
+    put_file(&l, t, 1);
+    *out = l.entries;
+    *count = l.count;
+    return QS_OK;
+}
+
+static int64_t view_bytes(qs_view v) { return v.rows * qs_row_bytes((qs_format)v.format, v.cols); }
+
+qs_status qs_trainer_bits(const qs_trainer *t, qs_bits *bits)
+{
+    qs_status status = QS_OK;
+    qsi_persistent *tensors = NULL;
+    int64_t count = 0, bytes[2] = {0, 0}, weights = 0;
+    QS_TRY(qsi_trainer_tensors(t, &tensors, &count));
+    for (int64_t i = 0; i < count; i++)
+        if (tensors[i].of_matrix)
+            bytes[tensors[i].file] += view_bytes(tensors[i].view);
+    for (int64_t i = 0; i < qsi_matrix_count(t->model); i++)
+        weights += t->model->matrices[i].rows * t->model->matrices[i].cols;
+    bits->packed_weights = weights;
+    bits->packed_bits_per_weight = 8.0 * (double)bytes[0] / (double)weights;
+    bits->training_bytes = bytes[0] + bytes[1];
+    bits->training_bits_per_weight = 8.0 * (double)bits->training_bytes / (double)weights;
+    bits->adamw16_bytes = 12 * weights;
+fail:
+    qsi_free(tensors);
+    return status;
+}

@@ -1,0 +1,104 @@
+/* train.h - the trainer's parts: buffers of a step, the state of every matrix and float, schedules. */
+#ifndef QSI_TRAIN_H
+#define QSI_TRAIN_H
+
+#include <jansson.h>
+#include "model/model.h"
+#include "qsbits/trainer.h"
+
+/* A float parameter under AdamW. For row scales: the fp32 master, starting at 1. */
+typedef struct qsi_adam {
+    qs_view value, grad, m, v;
+} qsi_adam;
+
+/* What training keeps for one matrix; views that an arm does not need are absent. */
+typedef struct qsi_matrix_state {
+    qs_view levels;             /* fsm: state in the rule's format */
+    qs_view row_moment;         /* fsm default: r [1, N] */
+    qs_view column_moment;      /* c [1, K] */
+    qs_view control;            /* [1, 4] = {mu, 0, 0, 0} */
+    qs_view latent;             /* ste: F32 [N, K] */
+    qs_view m, v;               /* ste, adamw: moments [N, K] */
+    qsi_adam scale;             /* packed arms: master of the row scales */
+} qsi_matrix_state;
+
+/* Scratch of the visit, shared by all matrices. */
+typedef struct qsi_visit_scratch {
+    qs_view a, b, theta, r_now, c_now, counts;
+    qs_view dgrad;              /* [N, K] dense gradient: ste, adamw, literal, exact */
+    qs_view pulses;             /* T2: literal */
+} qsi_visit_scratch;
+
+/* What follows from the position in the schedule; float where it enters an op. */
+typedef struct qsi_rates {
+    double lr, matrix_lr, scale_lr;
+    double density;
+    float z0, slope, amplitude, beta;
+    float c1, c2;               /* bias corrections of AdamW */
+    bool first;                 /* first update of the run: statistics only */
+} qsi_rates;
+
+struct qs_trainer {
+    qs_context *context;
+    qs_model *model;
+    const qs_text *text;
+    qs_train_options options;   /* resolved */
+    int64_t step;
+    qs_cursor cursor;
+
+    /* state that persists between steps */
+    qsi_arena state_arena, float_arena;
+    qsi_matrix_state *matrices; /* [layers * QSI_MATRICES] */
+    qsi_adam *floats;           /* [model->n_floats] */
+
+    /* a step's own memory */
+    qsi_arena activation_arena, gradient_arena, scratch_arena;
+    int64_t rows, micro_rows;   /* tokens of a step and of a micro-batch */
+    qs_view *h;                 /* [layers + 1] residual streams [rows, dim] */
+    qsi_tape *tapes;            /* [layers], or one that is recomputed */
+    qsi_block_grads grads;
+    qs_view stream_grads[3];    /* rotate as dout, dmid, din */
+    qs_view normed, logits, dnormed, partial, loss, tokens, targets;
+    qs_view clip_sum, clip_factor;
+    qsi_visit_scratch visit;
+    int32_t *host_tokens;       /* [2 * rows]: tokens, targets */
+    int32_t *host_counts;       /* [matrices, 4] */
+};
+
+/* ---- options.c ------------------------------------------------------------------------------------------------- */
+
+/* The options that decide trained bytes, as a JSON object (new reference). */
+json_t *qsi_train_options_to_json(const qs_train_options *options);
+
+/* ---- schedule.c ------------------------------------------------------------------------------------------------ */
+
+void qsi_rates_at(const qs_train_options *options, int64_t step, qsi_rates *rates);
+
+/* ---- buffers.c -------------------------------------------------------------------------------------------------- */
+
+qs_status qsi_trainer_buffers(qs_trainer *trainer);
+void qsi_trainer_buffers_free(qs_trainer *trainer);
+
+/* Start values of the state: levels, latents, masters. */
+qs_status qsi_trainer_init_state(qs_trainer *trainer);
+
+/* ---- update.c: what happens to a matrix and to the floats once all gradients of the block exist ------------------- */
+
+/* dy [rows, N], x [rows, K]. */
+qs_status qsi_update_matrix(qs_trainer *trainer, int64_t index, qs_view dy, qs_view x, const qsi_rates *rates);
+qs_status qsi_update_floats(qs_trainer *trainer, const qsi_rates *rates);
+
+/* ---- tensors.c: the list of everything that persists -------------------------------------------------------------- */
+
+typedef struct qsi_persistent {
+    char name[128];
+    qs_view view;
+    int file;                   /* 0 model, 1 state */
+    int64_t slab;
+    bool of_matrix;             /* counts in training_bits_per_weight */
+} qsi_persistent;
+
+/* *out: array of *count entries in file order (qsi_free). */
+qs_status qsi_trainer_tensors(const qs_trainer *trainer, qsi_persistent **out, int64_t *count);
+
+#endif

@@ -1,0 +1,218 @@
+/* update.c - what happens to one matrix in a step, per optimizer, and to the float parameters at its end. */
+#include "train/train.h"
+
+/* Vectors and matrices over the first part of a shared scratch. */
+static qs_view vector(qs_view scratch, int64_t n)
+{
+    scratch.cols = n;
+    scratch.row_bytes = qs_row_bytes((qs_format)scratch.format, n);
+    return scratch;
+}
+
+static qs_view matrix(qs_view scratch, const qsi_matrix *x)
+{
+    return qs_view_at(scratch.buffer, scratch.offset, (qs_format)scratch.format, x->rows, x->cols);
+}
+
+static qs_adamw adamw(double lr, double weight_decay, const qsi_rates *r)
+{
+    return (qs_adamw){.lr = (float)lr, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = (float)weight_decay,
+                      .c1 = r->c1, .c2 = r->c2};
+}
+
+/* The visit with everything that does not depend on the recipe. */
+static qs_fsm_visit visit_of(qs_trainer *t, int64_t index, const qsi_rates *r)
+{
+    const qsi_matrix *x = &t->model->matrices[index];
+    const qsi_visit_scratch *s = &t->visit;
+    return (qs_fsm_visit){
+        .w = x->weight,
+        .state = t->matrices[index].levels,
+        .scale = x->scale,
+        .a = vector(s->a, x->rows),
+        .b = vector(s->b, x->cols),
+        .theta = s->theta,
+        .r_now = vector(s->r_now, x->rows),
+        .c_now = vector(s->c_now, x->cols),
+        .dmaster = t->matrices[index].scale.grad,
+        .counts = qs_view_rows(s->counts, index, 1),
+        .fsm = t->options.fsm,
+        .sticky = t->options.sticky,
+        .seed = t->options.seed,
+        .step = (uint32_t)t->step,
+        .tensor = x->id,
+        .base = x->base,
+        .amplitude = r->amplitude,
+    };
+}
+
+static qs_op threshold(qs_trainer *t, int64_t index, const qs_fsm_visit *u, const qsi_rates *r)
+{
+    const qsi_matrix_state *m = &t->matrices[index];
+    return qs_op_fsm_threshold(u->a, u->b, u->theta, m->row_moment, m->column_moment, m->control, r->z0);
+}
+
+static qs_op statistics(qs_trainer *t, int64_t index, const qs_fsm_visit *u, const qsi_rates *r)
+{
+    const qsi_matrix_state *m = &t->matrices[index];
+    const qsi_matrix *x = &t->model->matrices[index];
+    return qs_op_fsm_statistics(m->row_moment, m->column_moment, m->control, u->r_now, u->c_now, u->counts, r->beta,
+                                (float)r->density, r->slope, x->rows * x->cols, r->first ? QS_FLAG_FIRST : 0);
+}
+
+/* One visit: statistics of the steps before decide this one. */
+static qs_status fsm_lagged(qs_trainer *t, int64_t index, qs_view dy, qs_view x, const qsi_rates *r)
+{
+    qs_status status = QS_OK;
+    qs_queue *queue = t->model->queue;
+    qs_fsm_visit u = visit_of(t, index, r);
+    u.dy = dy;
+    u.x = x;
+    if (r->first)
+        u.flags = QS_FLAG_MEASURE;
+    else
+        QS_TRY(qsi_run(queue, threshold(t, index, &u, r)));
+    QS_TRY(qsi_run(queue, qs_op_fsm_visit(&u)));
+    QS_TRY(qsi_run(queue, statistics(t, index, &u, r)));
+fail:
+    return status;
+}
+
+static int64_t pulses_wanted(const qsi_matrix *x, double density) { return (int64_t)(density * (double)(x->rows * x->cols)); }
+
+/* Two visits of a dense gradient: this step's statistics and quantile decide it. */
+static qs_status fsm_exact(qs_trainer *t, int64_t index, qs_view dy, qs_view x, const qsi_rates *r)
+{
+    qs_status status = QS_OK;
+    qs_queue *queue = t->model->queue;
+    const qsi_matrix *m = &t->model->matrices[index];
+    qs_fsm_visit u = visit_of(t, index, r);
+    u.dgrad = matrix(t->visit.dgrad, m);
+    u.flags = QS_FLAG_MEASURE;
+    QS_TRY(qsi_run(queue, qs_op_linear_dw(u.dgrad, dy, x)));
+    QS_TRY(qsi_run(queue, qs_op_fsm_visit(&u)));
+    QS_TRY(qsi_run(queue, statistics(t, index, &u, r)));
+    QS_TRY(qsi_run(queue, threshold(t, index, &u, r)));
+    QS_TRY(qsi_run(queue, qs_op_fsm_quantile(u.theta, u.dgrad, u.scale, u.a, u.b, pulses_wanted(m, r->density))));
+    u.flags = 0;
+    QS_TRY(qsi_run(queue, qs_op_fsm_visit(&u)));
+fail:
+    return status;
+}
+
+/* The method as published: the raw gradient's largest 2% become a T2 tensor in memory, then the rule reads it. */
+static qs_status fsm_literal(qs_trainer *t, int64_t index, qs_view dy, qs_view x, const qsi_rates *r)
+{
+    qs_status status = QS_OK;
+    qs_queue *queue = t->model->queue;
+    const qsi_matrix *m = &t->model->matrices[index];
+    qs_fsm_visit u = visit_of(t, index, r);
+    u.dgrad = matrix(t->visit.dgrad, m);
+    u.pulses = matrix(t->visit.pulses, m);
+    u.a = u.b = qs_absent();
+    QS_TRY(qsi_run(queue, qs_op_linear_dw(u.dgrad, dy, x)));
+    QS_TRY(qsi_run(queue, qs_op_fsm_quantile(u.theta, u.dgrad, u.scale, u.a, u.b, pulses_wanted(m, r->density))));
+    QS_TRY(qsi_run(queue, qs_op_fsm_visit(&u)));
+    QS_TRY(qsi_run(queue, qs_op_fsm_rule(&u)));
+fail:
+    return status;
+}
+
+/* Only the scales' gradient; the signs stay. */
+static qs_status frozen(qs_trainer *t, int64_t index, qs_view dy, qs_view x, const qsi_rates *r)
+{
+    qs_fsm_visit u = visit_of(t, index, r);
+    u.dy = dy;
+    u.x = x;
+    u.flags = QS_FLAG_MEASURE;
+    return qsi_run(t->model->queue, qs_op_fsm_visit(&u));
+}
+
+/* Straight-through: the gradient with respect to the sign moves the latent, whose sign is the weight (Courbariaux et al.). */
+static qs_status straight_through(qs_trainer *t, int64_t index, qs_view dy, qs_view x, const qsi_rates *r)
+{
+    qs_status status = QS_OK;
+    qs_queue *queue = t->model->queue;
+    const qsi_matrix *m = &t->model->matrices[index];
+    const qsi_matrix_state *s = &t->matrices[index];
+    const qs_view dgrad = matrix(t->visit.dgrad, m);
+    QS_TRY(qsi_run(queue, qs_op_linear_dw(dgrad, dy, x)));
+    QS_TRY(qsi_run(queue, qs_op_scale_grad(s->scale.grad, m->weight, dgrad, m->base)));
+    QS_TRY(qsi_run(queue, qs_op_adamw(s->latent, dgrad, s->m, s->v, qs_absent(), m->scale,
+                                      adamw(r->matrix_lr, t->options.weight_decay, r))));
+    QS_TRY(qsi_run(queue, qs_op_binarize(m->weight, s->latent)));
+fail:
+    return status;
+}
+
+static qs_status dense(qs_trainer *t, int64_t index, qs_view dy, qs_view x, const qsi_rates *r)
+{
+    qs_status status = QS_OK;
+    qs_queue *queue = t->model->queue;
+    const qsi_matrix *m = &t->model->matrices[index];
+    const qsi_matrix_state *s = &t->matrices[index];
+    const qs_view dgrad = matrix(t->visit.dgrad, m);
+    QS_TRY(qsi_run(queue, qs_op_linear_dw(dgrad, dy, x)));
+    QS_TRY(qsi_run(queue, qs_op_adamw(m->weight, dgrad, s->m, s->v, qs_absent(), qs_absent(),
+                                      adamw(r->matrix_lr, t->options.weight_decay, r))));
+fail:
+    return status;
+}
+
+qs_status qsi_update_matrix(qs_trainer *t, int64_t index, qs_view dy, qs_view x, const qsi_rates *r)
+{
+    switch (t->options.optimizer) {
+    case QS_OPTIMIZER_FROZEN: return frozen(t, index, dy, x, r);
+    case QS_OPTIMIZER_STE: return straight_through(t, index, dy, x, r);
+    case QS_OPTIMIZER_ADAMW: return dense(t, index, dy, x, r);
+    default: break;
+    }
+    switch (t->options.recipe) {
+    case QS_RECIPE_LITERAL: return fsm_literal(t, index, dy, x, r);
+    case QS_RECIPE_EXACT: return fsm_exact(t, index, dy, x, r);
+    default: return fsm_lagged(t, index, dy, x, r);
+    }
+}
+
+/* ---- floats ---------------------------------------------------------------------------------------------------- */
+
+/* clip_factor = min(1, clip / norm of all gradients of floats and scales) */
+static qs_status measure_clip(qs_trainer *t)
+{
+    qs_status status = QS_OK;
+    uint32_t flags = 0;
+    for (int64_t i = 0; i < t->model->n_floats + qsi_matrix_count(t->model); i++) {
+        const qsi_adam *a = i < t->model->n_floats ? &t->floats[i] : &t->matrices[i - t->model->n_floats].scale;
+        if (!a->grad.buffer)
+            continue;
+        QS_TRY(qsi_run(t->model->queue, qs_op_sum_squares(t->clip_sum, a->grad, flags)));
+        flags = QS_FLAG_ADD;
+    }
+    QS_TRY(qsi_run(t->model->queue, qs_op_clip_factor(t->clip_factor, t->clip_sum, (float)t->options.clip)));
+fail:
+    return status;
+}
+
+qs_status qsi_update_floats(qs_trainer *t, const qsi_rates *r)
+{
+    qs_status status = QS_OK;
+    qs_queue *queue = t->model->queue;
+    const qs_view factor = t->options.clip > 0.0 ? t->clip_factor : qs_absent();
+    if (t->options.clip > 0.0)
+        QS_TRY(measure_clip(t));
+    for (int64_t i = 0; i < t->model->n_floats; i++) {
+        const qsi_adam *a = &t->floats[i];
+        if (a->grad.buffer)
+            QS_TRY(qsi_run(queue, qs_op_adamw(a->value, a->grad, a->m, a->v, factor, qs_absent(), adamw(r->lr, 0.0, r))));
+    }
+    for (int64_t i = 0; i < qsi_matrix_count(t->model); i++) {
+        const qsi_adam *a = &t->matrices[i].scale;
+        const qsi_matrix *x = &t->model->matrices[i];
+        if (!a->grad.buffer)
+            continue;
+        QS_TRY(qsi_run(queue, qs_op_adamw(a->value, a->grad, a->m, a->v, factor, qs_absent(), adamw(r->scale_lr, 0.0, r))));
+        QS_TRY(qsi_run(queue, qs_op_scales(x->scale, a->value, x->base)));
+    }
+fail:
+    return status;
+}
