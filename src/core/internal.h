@@ -16,7 +16,15 @@ void qsi_fail_text(const char *format, ...) __attribute__((format(printf, 1, 2))
 #define QS_FAIL(code, ...) do { qsi_fail_text(__VA_ARGS__); status = (code); goto fail; } while (0)
 #define QS_TRY(expr) do { status = (expr); if (status != QS_OK) goto fail; } while (0)
 
-/* ---- sizes ----------------------------------------------------------------------------------------------------- */
+/* ---- formats and sizes (formats.c) ----------------------------------------------------------------------------- */
+
+typedef struct qsi_format {
+    const char *name;
+    int bits;        /* per element */
+    int multiple;    /* columns come in multiples of this */
+    int alignment;   /* of rows, in bytes: the unit in which kernels read */
+} qsi_format;
+const qsi_format *qsi_format_of(qs_format format);   /* NULL outside the list */
 
 /* *out = a * b or a + b of non-negative numbers; false on overflow or a negative argument. */
 bool qsi_mul(int64_t a, int64_t b, int64_t *out);
@@ -35,7 +43,7 @@ void *qsi_alloc(qs_context *context, qs_memory_tag tag, int64_t bytes);
 void *qsi_alloc_array(qs_context *context, qs_memory_tag tag, int64_t count, int64_t size);
 void qsi_free(void *memory);                /* accepts NULL; knows its size and account */
 char *qsi_strdup(qs_context *context, const char *text);
-qs_status qsi_account(qs_context *context, qs_memory_tag tag, int64_t bytes);
+qs_status qsi_account(qs_context *context, qs_memory_tag tag, int64_t bytes);   /* accounts.c */
 
 /* ---- context (context.c) --------------------------------------------------------------------------------------- */
 

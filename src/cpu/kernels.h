@@ -17,7 +17,7 @@ typedef struct qsi_kernels {
 /* Levels, weakest first; each includes those before it on its architecture. */
 #define QSI_LEVEL_LIST(X) \
     X(SCALAR, "scalar") \
-    X(AVX2, "avx2")      /* AVX2, FMA, F16C, BMI1, BMI2, with the operating system's consent */
+    X(AVX2, "avx2")      /* AVX2, FMA, F16C, BMI1, BMI2, POPCNT, with the operating system's consent */
 
 typedef enum qsi_level {
 #define QSI_LEVEL_ENUM(name, text) QSI_LEVEL_##name,

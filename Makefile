@@ -1,0 +1,46 @@
+# The front door. CMake does the work; `make help` lists the targets.
+PREFIX ?= /usr/local
+JOBS := $(shell nproc 2>/dev/null || echo 2)
+CONFIGURE := cmake -S . -Wno-dev --log-level=WARNING
+
+.PHONY: all help packages check demo bench install clean
+all: build/CMakeCache.txt
+	@cmake --build build --parallel $(JOBS)
+
+help:
+	@echo "make                  build the library and the command in build/"
+	@echo "make check            install what is missing, build, run all tests, again under ASan and UBSan"
+	@echo "make demo             train, measure and run a small model (scripts/demo.sh)"
+	@echo "make bench            time the kernels"
+	@echo "make install PREFIX=  install (default $(PREFIX))"
+	@echo "make clean            remove build/ and build-asan/"
+
+build/CMakeCache.txt:
+	@$(CONFIGURE) -B build -DCMAKE_BUILD_TYPE=Release
+build-asan/CMakeCache.txt:
+	@$(CONFIGURE) -B build-asan -DQSBITS_SANITIZE=ON
+
+packages:
+	@scripts/install-packages.sh test
+
+# The second run is the one that finds memory errors, so it comes last and its summary is the verdict.
+check: packages
+	@$(MAKE) --no-print-directory all
+	@ctest --test-dir build --output-on-failure --no-tests=error -j $(JOBS)
+	@$(MAKE) --no-print-directory build-asan/CMakeCache.txt
+	@cmake --build build-asan --parallel $(JOBS)
+	@ctest --test-dir build-asan --output-on-failure --no-tests=error -j $(JOBS)
+
+demo:
+	@scripts/install-packages.sh build
+	@$(MAKE) --no-print-directory all
+	@scripts/demo.sh
+
+bench: all
+	@for program in build/bench/*; do [ ! -f "$$program" ] || [ ! -x "$$program" ] || "$$program" || exit 1; done
+
+install: all
+	@cmake --install build --prefix "$(PREFIX)"
+
+clean:
+	@cmake -E rm -rf build build-asan

@@ -1,0 +1,78 @@
+/* cmd_eval.c - qsbits eval: the loss of a model on the validation part of a text. */
+#include <math.h>
+
+#include "commands.h"
+#include "common.h"
+
+enum { BATCH = 32 };
+
+typedef struct evaluation {
+    qs_text_info text;
+    int64_t tokens;
+    double loss, seconds;
+} evaluation;
+
+static int tell(const options *o, const evaluation *e)
+{
+    const double bits = e->loss / log(2.0);
+    if (o->value[OPT_JSON].given)
+        return print_json(o->command->name,
+                          json_pack("{s:o, s:o, s:o, s:I, s:f, s:f, s:f, s:s, s:s}", "val_loss", json_number(e->loss), "perplexity",
+                                    json_number(exp(e->loss)), "bits_per_byte", json_number(bits), "tokens", (json_int_t)e->tokens,
+                                    "seconds", e->seconds, "entropy0", e->text.entropy0, "entropy1", e->text.entropy1, "text_hash",
+                                    e->text.hash, "model", o->value[OPT_MODEL].text));
+    printf("loss           %.6f nats per byte\nperplexity     %.4f\nbits per byte  %.4f\ntokens         %lld\n"
+           "entropy        %.4f (order 0), %.4f (order 1) nats per byte\n", e->loss, exp(e->loss), bits, (long long)e->tokens,
+           e->text.entropy0, e->text.entropy1);
+    return flush_output(o->command->name);
+}
+
+static qs_status evaluate(const options *o, qs_context *context, qs_model **model, qs_text **text, evaluation *e)
+{
+    qs_status status = qs_model_open(context, o->value[OPT_MODEL].text, model);
+    if (status == QS_OK)
+        status = qs_text_open(context, o->value[OPT_DATA].text, o->value[OPT_VAL_FRACTION].real, text);
+    if (status != QS_OK)
+        return status;
+    const double start = now_seconds();
+    qs_text_get_info(*text, &e->text);
+    status = qs_model_evaluate(*model, *text, o->value[OPT_WINDOWS].integer, BATCH, &e->loss, &e->tokens);
+    e->seconds = now_seconds() - start;
+    return status;
+}
+
+static int run(const options *o)
+{
+    qs_context *context = NULL;
+    qs_model *model = NULL;
+    qs_text *text = NULL;
+    evaluation e;
+    if (!o->value[OPT_MODEL].given)
+        return fail_usage(o->command->name, "--model is missing; name a run folder");
+    if (!o->value[OPT_DATA].given)
+        return fail_usage(o->command->name, "--data is missing; name a text file or a folder of texts");
+    int code = open_context(o, &context);
+    if (code == 0) {
+        const qs_status status = evaluate(o, context, &model, &text, &e);
+        code = status == QS_OK ? tell(o, &e) : fail_library(o->command->name, status, NULL);
+    }
+    qs_text_free(&text);
+    qs_model_free(&model);
+    qs_close(&context);
+    return code;
+}
+
+static const int CODES[] = {64, 65, 66, 69, 70, 71, 74, 0};
+
+const command eval_command = {
+    .name = "eval",
+    .bit = EVAL,
+    .required = "--model RUN --data FILE|DIR",
+    .summary = "loss of a model on the end of a text",
+    .about = "Measures the mean negative log-likelihood of the validation part of a text (its last --val-fraction), in fixed\n"
+             "windows that do not overlap, each of the model's context. With the text and the fraction of the training it is\n"
+             "the val_loss that train reports. Perplexity is per byte; bits per byte is the loss divided by ln 2.",
+    .examples = {"qsbits eval --model run1 --data book.txt", "qsbits eval -m run1/step-00001000 --data other.txt --json"},
+    .exit_codes = CODES,
+    .run = run,
+};

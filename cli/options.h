@@ -1,0 +1,172 @@
+/* options.h - the one list of options of the command line. The parser, the help pages, the error messages and the
+ * settings stored in a run folder are all derived from OPTION_LIST: to add an option, add a line. */
+#ifndef QSBITS_CLI_OPTIONS_H
+#define QSBITS_CLI_OPTIONS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include "qsbits/qsbits.h"
+
+/* Commands an option belongs to. */
+enum command_bit {
+    TRAIN = 1, EVAL = 2, GENERATE = 4, INSPECT = 8, INFO = 16, SIGNATURE = 32, BENCH = 64,
+    COMPUTE = TRAIN | EVAL | GENERATE | INFO | SIGNATURE | BENCH,
+    EVERY = 127
+};
+
+/* SETTING: stored in config.json and taken from there by --resume. */
+enum option_traits { PLAIN = 0, SETTING = 1 };
+
+typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE } option_kind;
+
+/* Choices as "a|b|c|", in the order of the enums of the library. */
+#define CHOICE_OPTIMIZER(name, text, what) text "|"
+#define CHOICE_FSM(name, text, format, levels, sticky) text "|"
+#define CHOICES_OPTIMIZER QS_OPTIMIZER_LIST(CHOICE_OPTIMIZER)
+#define CHOICES_FSM QS_FSM_LIST(CHOICE_FSM)
+#define CHOICES_RECIPE "default|literal|exact|"
+#define CHOICES_SCHEDULE "cosine|linear|constant|"
+
+/* id, name, short name, kind, least, greatest, commands, traits, group, value's name (or choices), default, help.
+ * A default that starts with "(" is only told: the option then counts as not given. NULL: nothing to tell. */
+#define OPTION_LIST(X) \
+    X(DATA, "data", 0, TEXT, 0, 0, TRAIN | EVAL, SETTING, "Text", "FILE|DIR", NULL, \
+      "the text: a file, or a folder whose text files are joined") \
+    X(VAL_FRACTION, "val-fraction", 0, REAL, 1e-6, 0.5, TRAIN | EVAL, SETTING, "Text", "F", "0.1", \
+      "share at the end of the text that is kept for validation") \
+    X(MODEL, "model", 'm', TEXT, 0, 0, EVAL | GENERATE, PLAIN, "Model", "RUN", NULL, \
+      "run folder (newest checkpoint), checkpoint folder or model.safetensors") \
+    X(PRESET, "preset", 0, TEXT, 0, 0, TRAIN, SETTING, "Model", "NAME", "(tiny)", \
+      "shape by name, listed below; the options below override its parts") \
+    X(LAYERS, "layers", 0, INT, 1, 4096, TRAIN, SETTING, "Model", "N", "(preset)", "blocks") \
+    X(DIM, "dim", 0, INT, 32, 1 << 20, TRAIN, SETTING, "Model", "N", "(preset)", "width, a multiple of 32") \
+    X(HEADS, "heads", 0, INT, 1, 1024, TRAIN, SETTING, "Model", "N", "(preset)", "query heads") \
+    X(KV_HEADS, "kv-heads", 0, INT, 0, 1024, TRAIN, SETTING, "Model", "N", "(preset)", "key and value heads, a divisor of heads") \
+    X(HEAD_DIM, "head-dim", 0, INT, 0, 512, TRAIN, SETTING, "Model", "N", "(dim / heads)", "width of a head, even") \
+    X(FFN, "ffn", 0, INT, 0, 1 << 22, TRAIN, SETTING, "Model", "N", "(preset)", "width inside the feed-forward part") \
+    X(CTX, "ctx", 'c', INT, 2, 1 << 20, TRAIN, SETTING, "Model", "N", "(preset)", "tokens of a training window") \
+    X(QK_NORM, "qk-norm", 0, FLAG, 0, 0, TRAIN, SETTING, "Model", NULL, NULL, "RMSNorm on queries and keys, per head") \
+    X(NO_SUB_NORM, "no-sub-norm", 0, FLAG, 0, 0, TRAIN, SETTING, "Model", NULL, NULL, \
+      "no RMSNorm before the attention-output and down products") \
+    X(OPTIMIZER, "optimizer", 0, CHOICE, 0, 0, TRAIN, SETTING, "Training", CHOICES_OPTIMIZER, "fsm", \
+      "what trains the matrices: a state machine on 1-bit weights, or a baseline") \
+    X(FSM_STATE, "fsm-state", 0, CHOICE, 0, 0, TRAIN, SETTING, "Training", CHOICES_FSM, "c4", \
+      "state beside every weight: ternary (t2), 4, 16 or 128 levels") \
+    X(FSM_RECIPE, "fsm-recipe", 0, CHOICE, 0, 0, TRAIN, SETTING, "Training", CHOICES_RECIPE, "default", \
+      "literal: as first published; exact: same-step quantile, for tests") \
+    X(STEPS, "steps", 0, INT, 1, INT64_C(1) << 31, TRAIN, SETTING, "Training", "N", "1000", \
+      "length of the run; schedules end there") \
+    X(BATCH, "batch", 'b', INT, 1, 1 << 20, TRAIN, SETTING, "Training", "N", "32", "windows per step") \
+    X(SEED, "seed", 's', INT, 0, INT64_MAX, TRAIN | GENERATE, SETTING, "Training", "N", "1", "of all random numbers") \
+    X(LR, "lr", 0, REAL, 0, 1e30, TRAIN, SETTING, "Training", "R", "(searched)", "rate of the float parameters") \
+    X(MATRIX_LR, "matrix-lr", 0, REAL, 0, 1e30, TRAIN, SETTING, "Training", "R", "(lr)", \
+      "rate of latents (ste) or dense weights (adamw)") \
+    X(SCALE_LR, "scale-lr", 0, REAL, 0, 1e30, TRAIN, SETTING, "Training", "R", "(searched)", "rate of the row scales") \
+    X(WARMUP, "warmup", 0, INT, 0, INT64_C(1) << 31, TRAIN, SETTING, "Training", "N", "(min(50, steps/10))", \
+      "steps in which the rate rises") \
+    X(SCHEDULE, "schedule", 0, CHOICE, 0, 0, TRAIN, SETTING, "Training", CHOICES_SCHEDULE, "cosine", \
+      "of the rates after the warm-up") \
+    X(FINAL_LR, "final-lr", 0, REAL, 0, 1, TRAIN, SETTING, "Training", "F", "(0.05)", "share of the rate at the end") \
+    X(CLIP, "clip", 0, REAL, 0, 1e30, TRAIN, SETTING, "Training", "R", "0", \
+      "limit of the gradient norm of the float parameters; 0 is off") \
+    X(WEIGHT_DECAY, "weight-decay", 0, REAL, 0, 1e3, TRAIN, SETTING, "Training", "R", "0", "of matrices in ste and adamw") \
+    X(DENSITY_START, "density-start", 0, REAL, 0, 1, TRAIN, SETTING, "Training", "F", "(0.8)", \
+      "share of weights pulsed at the start (fsm)") \
+    X(DENSITY_END, "density-end", 0, REAL, 0, 1, TRAIN, SETTING, "Training", "F", "(0.02)", "and at the end") \
+    X(MICRO_BATCH, "micro-batch", 0, INT, 0, 1 << 20, TRAIN, SETTING, "Memory", "N", "0", \
+      "windows at a time, 0 is all; less memory, the same result") \
+    X(RECOMPUTE, "recompute", 0, FLAG, 0, 0, TRAIN, SETTING, "Memory", NULL, NULL, \
+      "keep block inputs only; less memory, slower, the same result") \
+    X(OUT, "out", 'o', TEXT, 0, 0, TRAIN, PLAIN, "Run", "RUN", NULL, "run folder: settings, metrics, checkpoints") \
+    X(RESUME, "resume", 0, FLAG, 0, 0, TRAIN, PLAIN, "Run", NULL, NULL, \
+      "continue the newest valid checkpoint of RUN; without one start at step 0") \
+    X(EVAL_EVERY, "eval-every", 0, INT, 0, INT64_C(1) << 31, TRAIN, SETTING, "Run", "N", "(steps / 10)", \
+      "steps between validations, 0 is never") \
+    X(SAVE_EVERY, "save-every", 0, INT, 0, INT64_C(1) << 31, TRAIN, SETTING, "Run", "N", "(steps / 10)", \
+      "steps between checkpoints, 0 is at the end only") \
+    X(EVAL_WINDOWS, "eval-windows", 0, INT, 0, INT64_MAX, TRAIN, SETTING, "Run", "N", "64", \
+      "windows of a validation on the way, 0 is all") \
+    X(FINAL_WINDOWS, "final-windows", 0, INT, 0, INT64_MAX, TRAIN, SETTING, "Run", "N", "0", \
+      "windows of the first and the last validation, 0 is all") \
+    X(KEEP, "keep", 0, INT, 1, 1000, TRAIN, SETTING, "Run", "N", "2", "newest checkpoints that stay") \
+    X(TIME_LIMIT, "time-limit", 0, REAL, 0, 1e9, TRAIN, PLAIN, "Run", "SECONDS", "(none)", \
+      "stop, save and report once this time has passed") \
+    X(WINDOWS, "windows", 0, INT, 0, INT64_MAX, EVAL, PLAIN, "Model", "N", "0", "validation windows to use, 0 is all") \
+    X(PROMPT, "prompt", 'p', TEXT, 0, 0, GENERATE, PLAIN, "Generation", "TEXT", "(a newline)", "what the text starts with") \
+    X(COUNT, "n", 'n', INT, 1, INT64_C(1) << 40, GENERATE, PLAIN, "Generation", "N", "256", "tokens (bytes) to write") \
+    X(TEMP, "temp", 0, REAL, 0, 100, GENERATE, PLAIN, "Generation", "R", "0.8", "temperature; 0 takes the likeliest token") \
+    X(TOP_K, "top-k", 0, INT, 0, 1 << 24, GENERATE, PLAIN, "Generation", "N", "40", "draw from the N likeliest, 0 is off") \
+    X(TOP_P, "top-p", 0, REAL, 0, 1, GENERATE, PLAIN, "Generation", "F", "0.95", \
+      "draw from the likeliest that make up this share, 1 is off") \
+    X(CONTEXT, "ctx", 'c', INT, 2, 1 << 20, GENERATE, PLAIN, "Generation", "N", "(the model's)", "tokens the model can look back on") \
+    X(TENSOR, "tensor", 0, TEXT, 0, 0, INSPECT, PLAIN, "Selection", "NAME", "(all)", "show values of this tensor") \
+    X(WORDS, "words", 0, INT, 0, INT64_MAX, INSPECT, PLAIN, "Selection", "N", "8", "32-bit words to show, 0 is all") \
+    X(VERIFY, "verify", 0, FLAG, 0, 0, INSPECT, PLAIN, "Selection", NULL, NULL, "read everything and compare all checksums") \
+    X(SHAPE, "shape", 0, TEXT, 0, 0, BENCH, PLAIN, "Measurement", "M,N,K", "4096,512,512", \
+      "tokens, outputs and inputs of the linear operations") \
+    X(SECONDS, "seconds", 0, REAL, 0.001, 3600, BENCH, PLAIN, "Measurement", "S", "0.3", "time to spend on each operation") \
+    X(THREADS, "threads", 't', INT, 0, 1024, COMPUTE, PLAIN, "Machine", "N", "0", "worker threads, 0 is all cores; the same result") \
+    X(CPU, "cpu", 0, TEXT, 0, 0, COMPUTE, PLAIN, "Machine", "LEVEL", "(best)", "kernel level, see qsbits info; the same result") \
+    X(DEVICE, "device", 0, TEXT, 0, 0, COMPUTE, PLAIN, "Machine", "NAME", "(cpu)", "backend: a name of qsbits info or the path of a plugin") \
+    X(JSON, "json", 0, FLAG, 0, 0, EVERY, PLAIN, "Output", NULL, NULL, "one JSON object on standard output") \
+    X(HELP, "help", 'h', FLAG, 0, 0, EVERY, PLAIN, "Output", NULL, NULL, "this page")
+
+typedef enum option_id {
+#define OPTION_ENUM(id, name, letter, kind, least, most, commands, traits, group, value, preset, help) OPT_##id,
+    OPTION_LIST(OPTION_ENUM)
+#undef OPTION_ENUM
+    OPTIONS
+} option_id;
+
+typedef struct option_value {
+    bool given;        /* on the command line or by config.json, not by default */
+    const char *text;  /* as written; NULL where nothing was given and there is no default; borrowed */
+    int64_t integer;   /* INT; index of CHOICE; 1 for a FLAG that is given */
+    double real;       /* REAL */
+} option_value;
+
+/* Everything a command was told. Strings are borrowed from argv. */
+typedef struct options {
+    const struct command *command;
+    option_value value[OPTIONS];
+    const char *operand;   /* the argument without a name, NULL if there is none */
+} options;
+
+/* A command of qsbits: one file cmd_<name>.c each. */
+typedef struct command {
+    const char *name;
+    int bit;
+    const char *operand;     /* name of its argument without a flag, NULL if it takes none */
+    const char *required;    /* names of its required options, as shown in the usage line */
+    const char *summary;     /* one line */
+    const char *about;       /* one paragraph */
+    const char *examples[2];
+    const int *exit_codes;   /* those it can return, ends with 0 */
+    int (*run)(const options *o);
+    void (*more_help)(FILE *out);  /* may be NULL */
+} command;
+
+/* Reads argv[0..argc-1], the arguments behind the command's name. Returns 0, or 64 after a message. Options that are
+ * not given have their defaults. */
+int options_parse(options *o, const command *which, int argc, char **argv);
+
+/* Sets an option from a text, as if it stood on the command line. where names the origin in messages ("--steps").
+ * The text is borrowed. Returns false after a message. */
+bool options_set(options *o, option_id id, const char *where, const char *text);
+
+/* Name of an option without dashes, its traits, and whether it belongs to a command. */
+const char *options_name(option_id id);
+bool options_is_setting(option_id id, const command *which);
+option_kind options_kind(option_id id);
+
+/* The choice with an index as text ("c4"); static storage. */
+const char *options_choice_text(option_id id, int64_t index);
+
+/* Writes the options of a command, grouped. */
+void options_help(FILE *out, const command *which);
+
+/* The word of candidates (NULL at the end) that is nearest to word, NULL if none is near. */
+const char *options_nearest(const char *word, const char *const *candidates);
+
+#endif

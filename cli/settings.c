@@ -1,0 +1,122 @@
+/* settings.c - see settings.h. */
+#include "settings.h"
+
+#include <string.h>
+
+int settings_model(const options *o, qs_model_config *config)
+{
+    const option_value *v = o->value;
+    qs_model_config_default(config);
+    if (v[OPT_PRESET].given) {
+        const qs_status status = qs_model_preset(v[OPT_PRESET].text, config);
+        if (status != QS_OK)
+            return fail_library(o->command->name, status, "see qsbits train --help");
+    }
+    if (v[OPT_LAYERS].given)
+        config->layers = v[OPT_LAYERS].integer;
+    if (v[OPT_DIM].given || v[OPT_HEADS].given || v[OPT_HEAD_DIM].given) {
+        config->kv_heads = v[OPT_HEADS].given ? 0 : config->kv_heads;
+        config->ffn = v[OPT_DIM].given ? 0 : config->ffn;  /* parts of a preset that follow from what was overridden */
+        config->dim = v[OPT_DIM].given ? v[OPT_DIM].integer : config->dim;
+        config->heads = v[OPT_HEADS].given ? v[OPT_HEADS].integer : config->heads;
+        config->head_dim = v[OPT_HEAD_DIM].given ? v[OPT_HEAD_DIM].integer : 0;
+    }
+    if (v[OPT_KV_HEADS].given)
+        config->kv_heads = v[OPT_KV_HEADS].integer;
+    if (v[OPT_FFN].given)
+        config->ffn = v[OPT_FFN].integer;
+    if (v[OPT_CTX].given)
+        config->ctx = v[OPT_CTX].integer;
+    config->qk_norm = (int32_t)v[OPT_QK_NORM].integer;
+    config->sub_norm = v[OPT_NO_SUB_NORM].integer == 0;
+    config->dense = v[OPT_OPTIMIZER].integer == QS_OPTIMIZER_ADAMW;
+    const qs_status status = qs_model_config_resolve(config);
+    return status == QS_OK ? 0 : fail_library(o->command->name, status, "change --layers, --dim, --heads, --kv-heads, --head-dim, "
+                                                                        "--ffn or --ctx");
+}
+
+void settings_training(const options *o, qs_train_options *training)
+{
+    const option_value *v = o->value;
+    qs_train_options_default(training);
+    training->optimizer = (qs_optimizer)v[OPT_OPTIMIZER].integer;
+    training->fsm = (qs_fsm)v[OPT_FSM_STATE].integer;
+    training->recipe = (qs_recipe)v[OPT_FSM_RECIPE].integer;
+    if (training->recipe == QS_RECIPE_LITERAL && !v[OPT_FSM_STATE].given)
+        training->fsm = QS_FSM_T2;
+    training->schedule = (qs_schedule)v[OPT_SCHEDULE].integer;
+    training->steps = v[OPT_STEPS].integer;
+    training->batch = v[OPT_BATCH].integer;
+    training->micro_batch = v[OPT_MICRO_BATCH].integer;
+    training->recompute = (int32_t)v[OPT_RECOMPUTE].integer;
+    training->seed = (uint64_t)v[OPT_SEED].integer;
+    training->lr = v[OPT_LR].real;
+    training->matrix_lr = v[OPT_MATRIX_LR].real;
+    training->scale_lr = v[OPT_SCALE_LR].real;
+    training->warmup = v[OPT_WARMUP].given ? v[OPT_WARMUP].integer : -1;
+    training->final_lr = v[OPT_FINAL_LR].given ? v[OPT_FINAL_LR].real : -1.0;
+    training->weight_decay = v[OPT_WEIGHT_DECAY].real;
+    training->clip = v[OPT_CLIP].real;
+    training->density_start = v[OPT_DENSITY_START].real;
+    training->density_end = v[OPT_DENSITY_END].real;
+}
+
+int settings_merge(options *o, const json_t *config)
+{
+    const json_t *stored = json_object_get(config, "options");
+    for (int i = 0; i < OPTIONS; i++) {
+        const option_id id = (option_id)i;
+        char where[64];
+        const char *text = json_string_value(json_object_get(stored, options_name(id)));
+        if (!options_is_setting(id, o->command) || o->value[i].given || text == NULL)
+            continue;
+        (void)snprintf(where, sizeof where, "config.json: --%s", options_name(id));
+        if (!options_set(o, id, where, text))
+            return EXIT_DATA;
+    }
+    return 0;
+}
+
+static json_t *options_json(const options *o, const char *data)
+{
+    json_t *object = json_object();
+    for (int i = 0; i < OPTIONS; i++) {
+        const option_id id = (option_id)i;
+        const char *text = id == OPT_DATA ? data : o->value[i].text;
+        if (options_is_setting(id, o->command) && text != NULL)
+            (void)json_object_set_new(object, options_name(id), json_string(text));
+    }
+    return object;
+}
+
+static json_t *model_json(const qs_model_config *c)
+{
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:b, s:b, s:f, s:f}", "vocab", (json_int_t)c->vocab, "layers",
+                     (json_int_t)c->layers, "dim", (json_int_t)c->dim, "heads", (json_int_t)c->heads, "kv_heads",
+                     (json_int_t)c->kv_heads, "head_dim", (json_int_t)c->head_dim, "ffn", (json_int_t)c->ffn, "ctx",
+                     (json_int_t)c->ctx, "qk_norm", c->qk_norm, "sub_norm", c->sub_norm, "dense", c->dense, "rope_theta",
+                     c->rope_theta, "norm_eps", c->norm_eps);
+}
+
+static json_t *training_json(const qs_train_options *t)
+{
+    return json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:b, s:I, s:f, s:f, s:f, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:i}",
+                     "optimizer", options_choice_text(OPT_OPTIMIZER, t->optimizer), "fsm_state",
+                     options_choice_text(OPT_FSM_STATE, t->fsm), "fsm_recipe", options_choice_text(OPT_FSM_RECIPE, t->recipe),
+                     "schedule", options_choice_text(OPT_SCHEDULE, t->schedule), "steps", (json_int_t)t->steps, "batch",
+                     (json_int_t)t->batch, "micro_batch", (json_int_t)t->micro_batch, "recompute", t->recompute, "seed",
+                     (json_int_t)t->seed, "lr", t->lr, "matrix_lr", t->matrix_lr, "scale_lr", t->scale_lr, "warmup",
+                     (json_int_t)t->warmup, "final_lr", t->final_lr, "weight_decay", t->weight_decay, "clip", t->clip,
+                     "density_start", t->density_start, "density_end", t->density_end, "amplitude_start", t->amplitude_start,
+                     "amplitude_end", t->amplitude_end, "sticky", t->sticky);
+}
+
+json_t *settings_config(const options *o, const char *data, const qs_text_info *text, const qs_model_config *model,
+                        const qs_train_options *training)
+{
+    return json_pack("{s:s, s:o, s:o, s:o, s:{s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:s}}", "qsbits", qs_version(), "options",
+                     options_json(o, data), "model", model_json(model), "training", training_json(training), "text", "tokens",
+                     (json_int_t)text->tokens, "train_tokens", (json_int_t)text->train_tokens, "val_tokens",
+                     (json_int_t)text->val_tokens, "files", (json_int_t)text->files, "skipped", (json_int_t)text->skipped,
+                     "entropy0", text->entropy0, "entropy1", text->entropy1, "hash", text->hash);
+}

@@ -1,0 +1,63 @@
+/* scalar_attention.c - reference of the kernels built on exponentials of a row: online softmax, its gradient, the loss.
+ *
+ * The maximum of a row ignores NaN and counts a zero of either sign as +0 (by adding +0), so it does not depend on the
+ * order of comparison. */
+#include <math.h>
+#include "core/detmath.h"
+#include "cpu/expf.h"
+#include "cpu/fold.h"
+#include "cpu/scalar.h"
+
+static float softmax_block(float *p, int64_t n, float scale, float *top, float *sum)
+{
+    if (n <= 0)
+        return 1.0f;
+    const float old = *top;
+    float peak = old, s[16] = {0};
+    for (int64_t j = 0; j < n; j++) {
+        p[j] = p[j] * scale;
+        peak = p[j] > peak ? p[j] : peak;
+    }
+    peak = peak + 0.0f;
+    for (int64_t j = 0; j < n; j++) {
+        p[j] = qsi_expf(p[j] - peak);
+        s[j % 16] = s[j % 16] + p[j];
+    }
+    const float factor = qsi_expf(old - peak);
+    *top = peak;
+    *sum = fmaf(*sum, factor, qsi_fold16(s));
+    return factor;
+}
+
+static void softmax_grad(float *p, float *ds, const float *dp, int64_t n, float scale, float lse, float dot)
+{
+    for (int64_t j = 0; j < n; j++) {
+        p[j] = qsi_expf(p[j] * scale - lse);
+        ds[j] = p[j] * (dp[j] - dot) * scale;
+    }
+}
+
+static float cross_entropy(float *logits, int64_t n, int32_t target, float grad)
+{
+    float peak = -INFINITY, z = 0.0f;
+    for (int64_t j = 0; j < n; j++)
+        peak = logits[j] > peak ? logits[j] : peak;
+    peak = peak + 0.0f;
+    for (int64_t block = 0; block < n; block += 1024) {
+        float s[16] = {0};
+        for (int64_t j = block; j < n && j < block + 1024; j++)
+            s[j % 16] = s[j % 16] + qsi_expf(logits[j] - peak);
+        z = z + qsi_fold16(s);
+    }
+    const double loss = qsi_log((double)z) + (double)peak - (double)logits[target];
+    for (int64_t j = 0; grad != 0.0f && j < n; j++)
+        logits[j] = (qsi_expf(logits[j] - peak) / z - (j == target ? 1.0f : 0.0f)) * grad;
+    return (float)loss;
+}
+
+void qsi_scalar_attention(qsi_kernels *table)
+{
+    table->softmax_block = softmax_block;
+    table->softmax_grad = softmax_grad;
+    table->cross_entropy = cross_entropy;
+}

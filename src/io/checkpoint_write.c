@@ -1,0 +1,245 @@
+/* checkpoint_write.c - saving a checkpoint folder so that a crash, a full disk or a kill at any moment leaves a whole one:
+ * everything goes to folder.tmp, is synced, and takes its name last. An older checkpoint of the same name steps aside to
+ * folder.old for the moment between the two renames; readers know that name (checkpoint_latest.c). */
+#include "checkpoint_write.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "json_text.h"
+#include "manifest.h"
+#include "safetensors_write.h"
+
+static int compare_names(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+/* Names are unique over both files; *slabs is one more than the highest slab. */
+static qs_status check_tensors(qs_context *context, const qs_saved_tensor *tensors, int64_t count, int64_t *slabs)
+{
+    qs_status status = QS_OK;
+    int64_t bytes = 0;
+    const char **names = NULL;
+    if (count < 1 || tensors == NULL)
+        QS_FAIL(QS_ERR_ARG, "a checkpoint of %" PRId64 " tensors", count);
+    names = qsi_alloc_array(context, QS_MEMORY_IO, count, sizeof *names);
+    if (names == NULL) {
+        status = QS_ERR_NOMEM;
+        goto fail;
+    }
+    for (int64_t t = 0; t < count; t++) {
+        QS_TRY(qsi_saved_tensor_bytes(&tensors[t], &bytes));
+        if (tensors[t].file < 0 || tensors[t].file >= QSI_FILES || tensors[t].slab < 0 || tensors[t].slab > 1 << 20)
+            QS_FAIL(QS_ERR_ARG, "tensor '%s': file %d, slab %d", tensors[t].name, tensors[t].file, tensors[t].slab);
+        names[t] = tensors[t].name;
+        *slabs = qsi_max(*slabs, (int64_t)tensors[t].slab + 1);
+    }
+    qsort(names, (size_t)count, sizeof *names, compare_names);
+    for (int64_t t = 1; t < count; t++)
+        if (strcmp(names[t - 1], names[t]) == 0)
+            QS_FAIL(QS_ERR_ARG, "two tensors are called '%s'", names[t]);
+fail:
+    qsi_free(names);
+    return status;
+}
+
+/* A copy of fields with our own added; "files" is filled later. */
+static qs_status manifest_begin(const json_t *fields, json_t **out)
+{
+    qs_status status = QS_OK;
+    json_t *root = NULL, *version = json_object_get(fields, "format_version"), *kind = json_object_get(fields, "kind");
+    json_t *step = json_object_get(fields, "step");
+    if (!json_is_object(json_object_get(fields, "config")) || !json_is_integer(step) || json_integer_value(step) < 0)
+        QS_FAIL(QS_ERR_ARG, "a manifest needs a config (object) and a step (integer from 0 up)");
+    if (version != NULL && json_integer_value(version) != QS_CHECKPOINT_VERSION)
+        QS_FAIL(QS_ERR_ARG, "manifest format_version must be %d", QS_CHECKPOINT_VERSION);
+    if (kind != NULL && (!json_is_string(kind) || strcmp(json_string_value(kind), "full") != 0))
+        QS_FAIL(QS_ERR_ARG, "manifest kind must be \"full\"");
+    if (json_object_get(fields, "files") != NULL || json_object_get(fields, QSI_SEAL) != NULL)
+        QS_FAIL(QS_ERR_ARG, "manifest fields files and " QSI_SEAL " are added by the writer");
+    /* the shallow copy shares values, which stay as they are; jansson's copy takes a non-const object but only reads it */
+    root = json_copy((json_t *)(uintptr_t)fields);
+    if (root == NULL || json_object_set_new(root, "format_version", json_integer(QS_CHECKPOINT_VERSION)) != 0 ||
+        json_object_set_new(root, "kind", json_string("full")) != 0 ||
+        json_object_set_new(root, "files", json_object()) != 0 ||
+        json_object_set_new(root, QSI_SEAL, json_string("00000000000000000000000000000000")) != 0)
+        QS_FAIL(QS_ERR_NOMEM, "no memory for the manifest");
+    *out = root;
+    root = NULL;
+fail:
+    json_decref(root);
+    return status;
+}
+
+/* Seals the manifest with its checksum and writes it. */
+static qs_status manifest_write(qs_context *context, const char *path, const json_t *root)
+{
+    qs_status status = QS_OK;
+    qsi_text text = {context, NULL, 0, 0, QS_OK};
+    qsi_writer *writer = NULL;
+    char hash[QSI_HEX];
+    int64_t at = 0;
+    qsi_text_json(&text, root, 2);
+    qsi_text_add(&text, "\n", 1);
+    QS_TRY(text.failed);
+    if (text.length > QSI_MANIFEST_LIMIT)
+        QS_FAIL(QS_ERR_ARG, "a manifest of %" PRId64 " bytes, the limit is %d", text.length, QSI_MANIFEST_LIMIT);
+    if (!qsi_manifest_hash(text.data, text.length, json_string_value(json_object_get(root, QSI_SEAL)), hash, &at))
+        QS_FAIL(QS_ERR_ARG, "the manifest fields must not hold " QSI_SEAL);
+    memcpy(text.data + at, hash, QSI_HEX - 1);
+    QS_TRY(qsi_writer_open(path, &writer));
+    QS_TRY(qsi_writer_write(writer, text.data, (uint64_t)text.length));
+    QS_TRY(qsi_writer_commit(&writer));
+fail:
+    qsi_writer_abort(&writer);
+    qsi_text_free(&text);
+    return status;
+}
+
+/* What a save needs at hand. */
+typedef struct save {
+    qs_context *context;
+    const char *temporary;
+    const qs_saved_tensor *tensors;
+    int64_t count, slabs;
+    qs_fetch_fn *fetch;
+    void *user;
+    json_t *root;            /* of the manifest */
+} save;
+
+static qs_status write_file(const save *s, int which)
+{
+    qs_status status = QS_OK;
+    json_t *entry = NULL;
+    qsi_text config = {s->context, NULL, 0, 0, QS_OK};
+    char *path = qsi_path_join(s->temporary, qsi_file_names[which]);
+    if (path == NULL) {
+        status = QS_ERR_NOMEM;
+        goto fail;
+    }
+    if (which == QSI_MODEL_FILE)
+        qsi_text_json(&config, json_object_get(s->root, "config"), 0);
+    QS_TRY(config.failed);
+    QS_TRY(qsi_safetensors_write(s->context, path, s->tensors, s->count, which, s->slabs, config.data, s->fetch, s->user,
+                                 &entry));
+    if (json_object_set_new(json_object_get(s->root, "files"), qsi_file_names[which], entry) != 0)
+        QS_FAIL(QS_ERR_NOMEM, "no memory for the manifest");
+fail:
+    qsi_free(path);
+    qsi_text_free(&config);
+    return status;
+}
+
+/* Fills folder.tmp. */
+static qs_status write_folder(const save *s)
+{
+    qs_status status = QS_OK;
+    char *path = qsi_path_join(s->temporary, QSI_MANIFEST_NAME);
+    if (path == NULL) {
+        status = QS_ERR_NOMEM;
+        goto fail;
+    }
+    if (qsi_path_exists(s->temporary))
+        QS_TRY(qsi_remove_tree(s->temporary));
+    QS_TRY(qsi_mkdir(s->temporary));
+    for (int which = 0; which < QSI_FILES; which++)
+        QS_TRY(write_file(s, which));
+    QS_TRY(manifest_write(s->context, path, s->root));
+fail:
+    qsi_free(path);
+    return status;
+}
+
+/* folder.tmp becomes folder; a failure puts the old one back. */
+static qs_status take_place(qs_context *context, const char *temporary, const char *folder, const char *old)
+{
+    qs_status status = QS_OK;
+    bool aside = false;
+    if (qsi_path_exists(folder)) {
+        QS_TRY(qsi_remove_tree(old));
+        QS_TRY(qsi_rename_durable(folder, old));
+        aside = true;
+    }
+    status = qsi_rename_durable(temporary, folder);
+    if (status != QS_OK && aside) {
+        char reason[1024];
+        snprintf(reason, sizeof reason, "%s", qs_last_error());
+        if (qsi_rename_durable(old, folder) != QS_OK)
+            QS_FAIL(status, "%s; the checkpoint before it is now %s", reason, old);
+        QS_FAIL(status, "%s", reason);
+    }
+    QS_TRY(status);
+    if (qsi_path_exists(old) && qsi_remove_tree(old) != QS_OK && context != NULL)
+        qsi_log_line(context, QS_LOG_WARNING, "%s was replaced, but %s", folder, qs_last_error());
+fail:
+    return status;
+}
+
+/* path with a suffix; qsi_free. */
+static char *with_suffix(qs_context *context, const char *path, const char *suffix)
+{
+    int64_t n = (int64_t)strlen(path), m = (int64_t)strlen(suffix);
+    while (n > 1 && path[n - 1] == '/')
+        n--;
+    char *out = qsi_alloc(context, QS_MEMORY_IO, n + m + 1);
+    if (out != NULL) {
+        memcpy(out, path, (size_t)n);
+        memcpy(out + n, suffix, (size_t)m + 1);
+    }
+    return out;
+}
+
+qs_status qsi_checkpoint_write(qs_context *context, const char *folder, const qsi_saved_tensor *tensors, int64_t count,
+                               qsi_fetch_fn *fetch, void *user, json_t *manifest_fields)
+{
+    qs_status status = QS_OK;
+    save s = {context, NULL, tensors, count, 0, fetch, user, NULL};
+    char *name = NULL, *temporary = NULL, *old = NULL;
+    if (folder == NULL || folder[0] == '\0' || fetch == NULL || !json_is_object(manifest_fields))
+        QS_FAIL(QS_ERR_ARG, "a checkpoint needs a folder, a fetch function and a manifest object");
+    name = with_suffix(context, folder, "");
+    temporary = with_suffix(context, folder, ".tmp");
+    old = with_suffix(context, folder, ".old");
+    if (name == NULL || temporary == NULL || old == NULL) {
+        status = QS_ERR_NOMEM;
+        goto fail;
+    }
+    QS_TRY(check_tensors(context, tensors, count, &s.slabs));
+    QS_TRY(manifest_begin(manifest_fields, &s.root));
+    s.temporary = temporary;
+    status = write_folder(&s);
+    if (status == QS_OK)
+        status = take_place(context, temporary, name, old);
+    if (status != QS_OK) {
+        char reason[1024];
+        snprintf(reason, sizeof reason, "%s", qs_last_error());
+        if (qsi_path_exists(temporary) && qsi_remove_tree(temporary) != QS_OK)
+            QS_FAIL(status, "%s; %s could not be removed", reason, temporary);
+        QS_FAIL(status, "%s", reason);
+    }
+fail:
+    json_decref(s.root);
+    qsi_free(name);
+    qsi_free(temporary);
+    qsi_free(old);
+    return status;
+}
+
+qs_status qs_checkpoint_write(qs_context *context, const char *folder, const qs_saved_tensor *tensors, int64_t count,
+                              qs_fetch_fn *fetch, void *user, const char *manifest)
+{
+    qs_status status = QS_OK;
+    json_error_t error;
+    json_t *fields = NULL;
+    if (manifest == NULL)
+        QS_FAIL(QS_ERR_ARG, "a checkpoint needs a manifest");
+    fields = json_loads(manifest, JSON_REJECT_DUPLICATES, &error);
+    if (fields == NULL)
+        QS_FAIL(QS_ERR_ARG, "manifest, line %d, column %d: %s", error.line, error.column, error.text);
+    QS_TRY(qsi_checkpoint_write(context, folder, tensors, count, fetch, user, fields));
+fail:
+    json_decref(fields);
+    return status;
+}
