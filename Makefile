@@ -11,7 +11,7 @@ help:
 	@echo "make                  build the library and the command in build/"
 	@echo "make check            install what is missing, build, run all tests, again under ASan and UBSan"
 	@echo "make demo             train, measure and run a small model (scripts/demo.sh)"
-	@echo "make bench            time the kernels"
+	@echo "make bench            time the kernels and whole operations"
 	@echo "make install PREFIX=  install (default $(PREFIX))"
 	@echo "make clean            remove build/ and build-asan/"
 
@@ -37,7 +37,8 @@ demo:
 	@scripts/demo.sh
 
 bench: all
-	@for program in build/bench/*; do [ ! -f "$$program" ] || [ ! -x "$$program" ] || "$$program" || exit 1; done
+	@build/tests/check_kernels --bench
+	@build/qsbits bench
 
 install: all
 	@cmake --install build --prefix "$(PREFIX)"

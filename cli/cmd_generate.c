@@ -8,34 +8,36 @@
 #include "common.h"
 
 typedef struct generation {
-    FILE *stream;         /* NULL: collect only */
-    unsigned char *bytes; /* [n] */
+    unsigned char *bytes; /* [n], collected for JSON; NULL: written to standard output at once */
     int64_t count;
-    bool failed;          /* the stream did */
+    int32_t last;         /* token */
+    bool failed;          /* standard output did */
 } generation;
 
 static int on_token(void *user, int32_t token)
 {
     generation *g = user;
-    g->bytes[g->count++] = (unsigned char)token;
-    if (g->stream == NULL)
-        return 0;
-    g->failed = fputc(token, g->stream) == EOF || fflush(g->stream) != 0;
+    g->last = token;
+    if (g->bytes != NULL)
+        g->bytes[g->count] = (unsigned char)token;
+    else
+        g->failed = fputc(token, stdout) == EOF || fflush(stdout) != 0;
+    g->count++;
     return g->failed;
 }
 
 /* Length of the UTF-8 sequence at s of at most n bytes, 0 if it is none (RFC 3629: no surrogates, shortest form). */
 static int utf8_length(const unsigned char *s, int64_t n)
 {
-    const int length = s[0] < 0x80 ? 1 : s[0] >= 0xC2 && s[0] < 0xE0 ? 2 : (s[0] & 0xF0) == 0xE0 ? 3 : s[0] >= 0xF0 && s[0] < 0xF5 ? 4 : 0;
+    const int length = s[0] < 0x80 ? 1 : s[0] < 0xC2 ? 0 : s[0] < 0xE0 ? 2 : s[0] < 0xF0 ? 3 : s[0] < 0xF5 ? 4 : 0;
     if (length == 0 || length > n)
         return 0;
     for (int i = 1; i < length; i++)
         if ((s[i] & 0xC0) != 0x80)
             return 0;
-    if ((s[0] == 0xE0 && s[1] < 0xA0) || (s[0] == 0xED && s[1] > 0x9F) || (s[0] == 0xF0 && s[1] < 0x90) || (s[0] == 0xF4 && s[1] > 0x8F))
-        return 0;
-    return length;
+    const bool longer = (s[0] == 0xE0 && s[1] < 0xA0) || (s[0] == 0xF0 && s[1] < 0x90);
+    const bool outside = (s[0] == 0xED && s[1] > 0x9F) || (s[0] == 0xF4 && s[1] > 0x8F);
+    return longer || outside ? 0 : length;
 }
 
 /* The bytes as JSON text; what is no UTF-8 becomes U+FFFD. */
@@ -66,7 +68,7 @@ static int print_result(const options *o, const generation *g, const char *promp
                                 text_json((const unsigned char *)prompt, (int64_t)strlen(prompt)), "text",
                                 text_json(g->bytes, g->count), "tokens", tokens, "n", (json_int_t)g->count, "seconds", seconds,
                                 "tokens_per_second", seconds > 0.0 ? (double)g->count / seconds : 0.0, "seed",
-                                (json_int_t)o->value[OPT_SEED].integer, "model", o->value[OPT_MODEL].text));
+                                (json_int_t)o->value[OPT_DRAW_SEED].integer, "model", o->value[OPT_MODEL].text));
 }
 
 static qs_status generate(const options *o, qs_session *session, const char *prompt, generation *g)
@@ -75,15 +77,16 @@ static qs_status generate(const options *o, qs_session *session, const char *pro
     qs_sampling sampling;
     qs_status status = QS_ERR_NOMEM;
     int32_t *tokens = malloc((size_t)n * sizeof *tokens);
-    g->bytes = malloc((size_t)o->value[OPT_COUNT].integer);
-    if (tokens != NULL && g->bytes != NULL) {
+    if (o->value[OPT_JSON].given)
+        g->bytes = malloc((size_t)o->value[OPT_COUNT].integer);
+    if (tokens != NULL && (g->bytes != NULL || !o->value[OPT_JSON].given)) {
         for (int64_t i = 0; i < n; i++)
             tokens[i] = (unsigned char)prompt[i];
         qs_sampling_default(&sampling);
         sampling.temperature = o->value[OPT_TEMP].real;
         sampling.top_k = o->value[OPT_TOP_K].integer;
         sampling.top_p = o->value[OPT_TOP_P].real;
-        sampling.seed = (uint64_t)o->value[OPT_SEED].integer;
+        sampling.seed = (uint64_t)o->value[OPT_DRAW_SEED].integer;
         status = qs_generate(session, tokens, n, o->value[OPT_COUNT].integer, &sampling, on_token, g);
     }
     free(tokens);
@@ -94,7 +97,7 @@ static int write_text(const options *o, qs_context *context, qs_model **model, q
 {
     const bool json = o->value[OPT_JSON].given;
     const char *prompt = o->value[OPT_PROMPT].given && o->value[OPT_PROMPT].text[0] != '\0' ? o->value[OPT_PROMPT].text : "\n";
-    generation g = {json ? NULL : stdout, NULL, 0, false};
+    generation g = {NULL, 0, '\n', false};
     qs_status status = qs_model_open(context, o->value[OPT_MODEL].text, model);
     if (status == QS_OK)
         status = qs_session_create(*model, o->value[OPT_CONTEXT].given ? o->value[OPT_CONTEXT].integer : 0, session);
@@ -113,7 +116,7 @@ static int write_text(const options *o, qs_context *context, qs_model **model, q
         code = fail_library(o->command->name, status, status == QS_ERR_ARG ? "give a shorter --prompt or a larger --ctx" : NULL);
     else if (json)
         code = print_result(o, &g, prompt, seconds);
-    if (terminal && g.count > 0 && g.bytes[g.count - 1] != '\n')
+    if (terminal && g.last != '\n')
         printf("\n");
     free(g.bytes);
     return code;

@@ -58,7 +58,7 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE } option_kind;
     X(STEPS, "steps", 0, INT, 1, INT64_C(1) << 31, TRAIN, SETTING, "Training", "N", "1000", \
       "length of the run; schedules end there") \
     X(BATCH, "batch", 'b', INT, 1, 1 << 20, TRAIN, SETTING, "Training", "N", "32", "windows per step") \
-    X(SEED, "seed", 's', INT, 0, INT64_MAX, TRAIN | GENERATE, SETTING, "Training", "N", "1", "of all random numbers") \
+    X(SEED, "seed", 's', INT, 0, INT64_MAX, TRAIN, SETTING, "Training", "N", "1", "of all random numbers") \
     X(LR, "lr", 0, REAL, 0, 1e30, TRAIN, SETTING, "Training", "R", "(searched)", "rate of the float parameters") \
     X(MATRIX_LR, "matrix-lr", 0, REAL, 0, 1e30, TRAIN, SETTING, "Training", "R", "(lr)", \
       "rate of latents (ste) or dense weights (adamw)") \
@@ -94,11 +94,12 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE } option_kind;
       "stop, save and report once this time has passed") \
     X(WINDOWS, "windows", 0, INT, 0, INT64_MAX, EVAL, PLAIN, "Model", "N", "0", "validation windows to use, 0 is all") \
     X(PROMPT, "prompt", 'p', TEXT, 0, 0, GENERATE, PLAIN, "Generation", "TEXT", "(a newline)", "what the text starts with") \
-    X(COUNT, "n", 'n', INT, 1, INT64_C(1) << 40, GENERATE, PLAIN, "Generation", "N", "256", "tokens (bytes) to write") \
+    X(COUNT, "n", 'n', INT, 1, INT64_C(1) << 31, GENERATE, PLAIN, "Generation", "N", "256", "tokens (bytes) to write") \
     X(TEMP, "temp", 0, REAL, 0, 100, GENERATE, PLAIN, "Generation", "R", "0.8", "temperature; 0 takes the likeliest token") \
     X(TOP_K, "top-k", 0, INT, 0, 1 << 24, GENERATE, PLAIN, "Generation", "N", "40", "draw from the N likeliest, 0 is off") \
     X(TOP_P, "top-p", 0, REAL, 0, 1, GENERATE, PLAIN, "Generation", "F", "0.95", \
       "draw from the likeliest that make up this share, 1 is off") \
+    X(DRAW_SEED, "seed", 's', INT, 0, INT64_MAX, GENERATE, PLAIN, "Generation", "N", "1", "of the draws") \
     X(CONTEXT, "ctx", 'c', INT, 2, 1 << 20, GENERATE, PLAIN, "Generation", "N", "(the model's)", "tokens the model can look back on") \
     X(TENSOR, "tensor", 0, TEXT, 0, 0, INSPECT, PLAIN, "Selection", "NAME", "(all)", "show values of this tensor") \
     X(WORDS, "words", 0, INT, 0, INT64_MAX, INSPECT, PLAIN, "Selection", "N", "8", "32-bit words to show, 0 is all") \

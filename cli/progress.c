@@ -120,4 +120,5 @@ void progress_end(progress *p)
     if (p->drawn)
         fputc('\n', stderr);
     p->drawn = false;
+    p->weight = 0.0;
 }

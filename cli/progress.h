@@ -27,7 +27,7 @@ void progress_step(progress *p, const qs_step_info *info, double seconds);
 /* A line of its own above the progress line. */
 void progress_say(progress *p, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* Draws the last state and leaves the line. */
+/* Draws the last state and leaves the line; does nothing the second time. */
 void progress_end(progress *p);
 
 #endif

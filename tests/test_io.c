@@ -211,10 +211,93 @@ static void hash_file(const char *path, char out[33])
 }
 
 static const char golden_manifest[] =
-    "GOLDEN_MANIFEST";
+    "{\n"
+    "  \"config\": {\n"
+    "    \"layers\": 2,\n"
+    "    \"name\": \"a\\\"b\\u0001\",\n"
+    "    \"norm_eps\": 1e-05,\n"
+    "    \"rope_theta\": 10000.0\n"
+    "  },\n"
+    "  \"files\": {\n"
+    "    \"model.safetensors\": {\n"
+    "      \"header\": {\n"
+    "        \"length\": 4096,\n"
+    "        \"xxh3_128\": \"b8fe69036ca9e50bc9aacb51639e07a5\"\n"
+    "      },\n"
+    "      \"length\": 16512,\n"
+    "      \"slabs\": [\n"
+    "        {\n"
+    "          \"length\": 4096,\n"
+    "          \"offset\": 4096,\n"
+    "          \"xxh3_128\": \"c12fd77c537a190abae08257a8d5b424\"\n"
+    "        },\n"
+    "        {\n"
+    "          \"length\": 4096,\n"
+    "          \"offset\": 8192,\n"
+    "          \"xxh3_128\": \"fdeab894b1df442eccf6805c0e49292c\"\n"
+    "        },\n"
+    "        {\n"
+    "          \"length\": 4096,\n"
+    "          \"offset\": 12288,\n"
+    "          \"xxh3_128\": \"872a7c20b0e6db2726783e0afd08cf49\"\n"
+    "        },\n"
+    "        {\n"
+    "          \"length\": 128,\n"
+    "          \"offset\": 16384,\n"
+    "          \"xxh3_128\": \"8fa19aa5a5e3183eb24afbafa93fbd55\"\n"
+    "        }\n"
+    "      ]\n"
+    "    },\n"
+    "    \"state.safetensors\": {\n"
+    "      \"header\": {\n"
+    "        \"length\": 4096,\n"
+    "        \"xxh3_128\": \"cd9fcab0ae60dc584bb8b1c3ac594ad5\"\n"
+    "      },\n"
+    "      \"length\": 12288,\n"
+    "      \"slabs\": [\n"
+    "        {\n"
+    "          \"length\": 0,\n"
+    "          \"offset\": 4096,\n"
+    "          \"xxh3_128\": \"99aa06d3014798d86001c324468d497f\"\n"
+    "        },\n"
+    "        {\n"
+    "          \"length\": 4096,\n"
+    "          \"offset\": 4096,\n"
+    "          \"xxh3_128\": \"50d4439f6b38a5b5d157f1e18fa79fa3\"\n"
+    "        },\n"
+    "        {\n"
+    "          \"length\": 4096,\n"
+    "          \"offset\": 8192,\n"
+    "          \"xxh3_128\": \"9f60ab75362295bdd574d1e5a633e847\"\n"
+    "        },\n"
+    "        {\n"
+    "          \"length\": 0,\n"
+    "          \"offset\": 12288,\n"
+    "          \"xxh3_128\": \"99aa06d3014798d86001c324468d497f\"\n"
+    "        }\n"
+    "      ]\n"
+    "    }\n"
+    "  },\n"
+    "  \"format_version\": 1,\n"
+    "  \"kind\": \"full\",\n"
+    "  \"manifest_xxh3_128\": \"0f8ab995631ce5e70997ab923368b285\",\n"
+    "  \"seed\": \"7\",\n"
+    "  \"step\": 3,\n"
+    "  \"tokens\": 768\n"
+    "}\n";
 
 static const char golden_header[] =
-    "GOLDEN_HEADER";
+    "{\"__metadata__\":{\"qsbits_config\":\"{\\\"layers\\\":2,\\\"name\\\":\\\"a\\\\\\\"b\\\\u0001\\\","
+    "\\\"norm_eps\\\":1e-05,\\\"rope_theta\\\":10000.0}\",\"qsbits_format_version\":\"1\"},"
+    "\"model.embed_tokens.weight\":{\"dtype\":\"F32\",\"shape\":[5,32],\"data_offsets\":[0,640]},"
+    "\"pad.0\":{\"dtype\":\"U8\",\"shape\":[3456],\"data_offsets\":[640,4096]},"
+    "\"model.layers.0.input_layernorm.weight\":{\"dtype\":\"F32\",\"shape\":[32],\"data_offsets\":[4096,4224]},"
+    "\"model.layers.0.self_attn.q_proj.weight\":{\"dtype\":\"I32\",\"shape\":[33,1],\"data_offsets\":[4224,4356]},"
+    "\"pad.1\":{\"dtype\":\"U8\",\"shape\":[60],\"data_offsets\":[4356,4416]},"
+    "\"model.layers.0.self_attn.q_proj.weight_scale\":{\"dtype\":\"F16\",\"shape\":[33],\"data_offsets\":[4416,4482]},"
+    "\"pad.2\":{\"dtype\":\"U8\",\"shape\":[3710],\"data_offsets\":[4482,8192]},"
+    "\"model.layers.1.self_attn.q_proj.weight\":{\"dtype\":\"I32\",\"shape\":[1024,1],\"data_offsets\":[8192,12288]},"
+    "\"model.norm.weight\":{\"dtype\":\"F32\",\"shape\":[32],\"data_offsets\":[12288,12416]}}";
 
 static void test_golden(void **state)
 {
@@ -231,9 +314,9 @@ static void test_golden(void **state)
     for (size_t i = 8 + sizeof golden_header - 1; i < 4096; i++)
         assert_int_equal(bytes[i], ' ');
     hash_file(at("golden/model.safetensors"), hash);
-    assert_string_equal(hash, "GOLDEN_MODEL");
+    assert_string_equal(hash, "9e10902470e7a85b04730dd0d88dbd7a");
     hash_file(at("golden/state.safetensors"), hash);
-    assert_string_equal(hash, "GOLDEN_STATE");
+    assert_string_equal(hash, "53b57303cacfbe9e6083c4eac63fea79");
 }
 
 /* The words of docs/format.md, "Packed words". */

@@ -23,7 +23,7 @@ typedef struct qs_model_config {
     int32_t qk_norm;     /* 1: RMSNorm on q and k per head */
     int32_t sub_norm;    /* 1 (default): RMSNorm before the attention-output and down products */
     int32_t dense;       /* 1: matrices are fp32 without scales (the adamw baseline) */
-    int32_t reserved;    /* 0 */
+    int32_t tied;        /* 1: the embedding is the head as well */
     double rope_theta;   /* 10000 */
     double norm_eps;     /* 1e-5 */
 } qs_model_config;

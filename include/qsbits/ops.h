@@ -58,7 +58,7 @@ enum qs_op_flags {
     QS_FLAG_NO_GRAD = 2,   /* CROSS_ENTROPY: loss only, logits stay */
     QS_FLAG_MEASURE = 4,   /* FSM_VISIT: statistics and dscale only, nothing moves */
     QS_FLAG_FIRST = 8,     /* FSM_STATISTICS: the measurement sets r and c, mu = 1 */
-    QS_FLAG_ADD = 16       /* SUM_SQUARES: add to what out holds */
+    QS_FLAG_ADD = 16       /* SUM_SQUARES, EMBED_GRAD: add to what the output holds */
 };
 
 typedef struct qs_op {
@@ -132,11 +132,12 @@ static inline qs_op qs_op_embed(qs_view y, qs_view tokens, qs_view table)
     return qs_op_views(QS_OP_EMBED, 0, 3, v);
 }
 
-/* dtable[v] = sum of dy[m] over tokens m with tokens[m] = v (chunk tree); rows of absent symbols become 0. */
-static inline qs_op qs_op_embed_grad(qs_view dtable, qs_view tokens, qs_view dy)
+/* dtable[v] = sum of dy[m] over tokens m with tokens[m] = v (chunk tree); rows of absent symbols become 0. With ADD the sum is
+ * added to what dtable holds (an embedding that is the head as well). */
+static inline qs_op qs_op_embed_grad(qs_view dtable, qs_view tokens, qs_view dy, uint32_t flags)
 {
     const qs_view v[] = {dtable, tokens, dy};
-    return qs_op_views(QS_OP_EMBED_GRAD, 0, 3, v);
+    return qs_op_views(QS_OP_EMBED_GRAD, flags, 3, v);
 }
 
 /* y[m,n] = scale[n] * sum_k x[m,k] w[n,k] + addend[m,n]. w W1 with scale F16 [1, N], or w F32 with scale absent.
@@ -329,7 +330,8 @@ static inline qs_op qs_op_fsm_threshold(qs_view a, qs_view b, qs_view theta, qs_
  *   r_now[n] = mean_k g^2, c_now[k] = mean_n g^2, dmaster[n] = base * sum_k w g / scale (that is, of the unscaled sums),
  *   pulses where |g| > (theta a[n]) b[k], rule applied to w and state, counts I32 [1, 4] = {pulses, flips, 0, 0}.
  * dgrad F32 [N, K] (absent): the unscaled sums, in place of dy and x (then absent). pulses T2 [N, K] (absent): the
- * pulses are stored there and the rule is not applied (FSM_RULE does). state is absent only with MEASURE. */
+ * pulses are stored there and the rule is not applied (FSM_RULE does). state is absent only with MEASURE; a, b (absent)
+ * count as 1. */
 typedef struct qs_fsm_visit {
     qs_view w, state, dy, x, scale, a, b, theta, r_now, c_now, dmaster, counts, dgrad, pulses;
     qs_fsm fsm;
@@ -373,7 +375,7 @@ static inline qs_op qs_op_fsm_statistics(qs_view r, qs_view c, qs_view control, 
 }
 
 /* theta [1, 1]: the value that exactly `keep` of the |scale[n] dgrad[n,k]| / (a[n] b[k]) exceed, ties aside: the
- * (keep+1)-th largest (0 when keep = N*K). Only for the exact mode and the literal recipe. */
+ * (keep+1)-th largest (0 when keep = N*K). a, b (absent) count as 1. Only for the exact mode and the literal recipe. */
 static inline qs_op qs_op_fsm_quantile(qs_view theta, qs_view dgrad, qs_view scale, qs_view a, qs_view b, int64_t keep)
 {
     const qs_view v[] = {theta, dgrad, scale, a, b};

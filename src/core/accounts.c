@@ -1,7 +1,7 @@
 /* accounts.c - the memory accounts of a context. Booked by every allocation of the library and by backends for their
  * scratch; a positive booking counts as one allocation. */
 #include <string.h>
-#include "core/context.h"
+#include "core/objects.h"
 
 static void tally_book(qsi_tally *tally, int64_t bytes)
 {

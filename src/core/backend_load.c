@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include "core/context.h"
+#include "core/objects.h"
 
 static const char plugin_prefix[] = "libqsbits-", plugin_suffix[] = ".so";
 

@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include "core/context.h"
+#include "core/objects.h"
 
 const char *qs_version(void)
 {

@@ -3,7 +3,7 @@
  * Each slot of an op has a name, the formats it may hold and a shape in letters. A letter stands for a size and is bound
  * by the first slot that uses it; '1' and '4' are themselves; '#' is the number of 256-row token chunks of letter M. What
  * a letter cannot say (multiples, ranges of scalars) is a function of the op. Nothing here allocates. */
-#include "core/context.h"
+#include "core/objects.h"
 
 /* Sets of formats. */
 enum {
@@ -271,7 +271,7 @@ static const op_rule rules[QS_OPS] = {
     [QS_OP_EMBED] = {{
         OUT("y", F32, 'M', 'D'), IN("tokens", I32, '1', 'M'), IN("table", F32, 'V', 'D')}, 0, NULL},
     [QS_OP_EMBED_GRAD] = {{
-        OUT("dtable", F32, 'V', 'D'), IN("tokens", I32, '1', 'M'), IN("dy", F32, 'M', 'D')}, 0, NULL},
+        OUT("dtable", F32, 'V', 'D'), IN("tokens", I32, '1', 'M'), IN("dy", F32, 'M', 'D')}, QS_FLAG_ADD, NULL},
     [QS_OP_LINEAR] = {{
         OUT_SAME(SLOT(4), "y", F32, 'M', 'N'), IN("x", F32, 'M', 'K'), IN("w", W1 | F32, 'N', 'K'),
         MAYBE("scale", F16, '1', 'N'), MAYBE("addend", F32, 'M', 'N')}, 0, extra_linear},
@@ -322,7 +322,7 @@ static const op_rule rules[QS_OPS] = {
         IN("c", F32, '1', 'K'), IN("control", F32, '1', '4')}, 0, extra_threshold},
     [QS_OP_FSM_VISIT] = {{
         OUT("w", W1, 'N', 'K'), OUT_MAYBE("state", LEVELS, 'N', 'K'), MAYBE("dy", F32, 'M', 'N'),
-        MAYBE("x", F32, 'M', 'K'), IN("scale", F16, '1', 'N'), IN("a", F32, '1', 'N'), IN("b", F32, '1', 'K'),
+        MAYBE("x", F32, 'M', 'K'), IN("scale", F16, '1', 'N'), MAYBE("a", F32, '1', 'N'), MAYBE("b", F32, '1', 'K'),
         IN("theta", F32, '1', '1'), OUT("r_now", F32, '1', 'N'), OUT("c_now", F32, '1', 'K'),
         OUT("dmaster", F32, '1', 'N'), OUT("counts", I32, '1', '4'), MAYBE("dgrad", F32, 'N', 'K'),
         OUT_MAYBE("pulses", T2, 'N', 'K')}, QS_FLAG_MEASURE, extra_visit},
@@ -330,8 +330,8 @@ static const op_rule rules[QS_OPS] = {
         OUT("r", F32, '1', 'N'), OUT("c", F32, '1', 'K'), OUT("control", F32, '1', '4'), IN("r_now", F32, '1', 'N'),
         IN("c_now", F32, '1', 'K'), IN("counts", I32, '1', '4')}, QS_FLAG_FIRST, extra_statistics},
     [QS_OP_FSM_QUANTILE] = {{
-        OUT("theta", F32, '1', '1'), IN("dgrad", F32, 'N', 'K'), IN("scale", F16, '1', 'N'), IN("a", F32, '1', 'N'),
-        IN("b", F32, '1', 'K')}, 0, extra_quantile},
+        OUT("theta", F32, '1', '1'), IN("dgrad", F32, 'N', 'K'), IN("scale", F16, '1', 'N'),
+        MAYBE("a", F32, '1', 'N'), MAYBE("b", F32, '1', 'K')}, 0, extra_quantile},
     [QS_OP_FSM_RULE] = {{
         OUT("w", W1, 'N', 'K'), OUT("state", LEVELS, 'N', 'K'), IN("pulses", T2, 'N', 'K'),
         OUT("counts", I32, '1', '4')}, 0, extra_rule},

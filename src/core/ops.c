@@ -1,5 +1,5 @@
 /* ops.c - queues: check, ask the backend, hand over. What a valid op is: op_check.c. */
-#include "core/context.h"
+#include "core/objects.h"
 
 qs_status qs_queue_create(qs_context *context, qs_queue **out)
 {

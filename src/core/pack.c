@@ -3,7 +3,7 @@
  * The plain host reference: one value at a time, words stored byte by byte in little-endian order. All bit formats
  * are planes of 32-bit words: a value's code has bit p in plane p (W1, C2, C4), or its two bits side by side (T2). */
 #include <string.h>
-#include "core/context.h"
+#include "core/objects.h"
 
 static uint32_t load_word(const uint8_t *p)
 {

@@ -1,6 +1,6 @@
 /* tensor.c - buffers, views, and the copies between host and device. */
 #include <string.h>
-#include "core/context.h"
+#include "core/objects.h"
 
 /* ---- buffers ----------------------------------------------------------------------------------------------------- */
 

@@ -34,7 +34,8 @@ void qsi_avx2_vector(qsi_kernels *table);
 void qsi_avx2_attention(qsi_kernels *table);
 void qsi_avx2_fsm(qsi_kernels *table);
 
-/* qsi_expf in 8 lanes, the same operations in the same order. */
+/* qsi_expf in 8 lanes, the same operations in the same order. NaN stays NaN by itself: it converts to 2^31, of which the
+ * shift leaves nothing to add to the exponent. */
 AVX2_INLINE __m256 qsi_exp8(__m256 x)
 {
     const __m256 one = _mm256_set1_ps(1.0f);
@@ -50,8 +51,7 @@ AVX2_INLINE __m256 qsi_exp8(__m256 x)
     e = _mm256_fmadd_ps(e, r, one);
     e = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(e), _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23)));
     e = _mm256_blendv_ps(e, _mm256_set1_ps(INFINITY), _mm256_cmp_ps(x, _mm256_set1_ps(QSI_EXP_HIGH), _CMP_GT_OQ));
-    e = _mm256_andnot_ps(_mm256_cmp_ps(x, _mm256_set1_ps(QSI_EXP_LOW), _CMP_LT_OQ), e);
-    return _mm256_blendv_ps(e, x, _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+    return _mm256_andnot_ps(_mm256_cmp_ps(x, _mm256_set1_ps(QSI_EXP_LOW), _CMP_LT_OQ), e);
 }
 
 AVX2_INLINE __m256 qsi_neg8(__m256 x) { return _mm256_xor_ps(x, _mm256_set1_ps(-0.0f)); }

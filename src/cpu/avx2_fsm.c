@@ -112,7 +112,7 @@ AVX2 static int64_t fsm_c4(uint32_t *w, uint32_t *state, int64_t ld, const uint3
     return chain(4, w, state, ld, up, down, escape, n);
 }
 
-/* deep: s = w, near: s = -w. Opposing pulses take deep to 0, 0 to near, near to a flip with s = 0; supporting ones lead back. */
+/* deep: s = w, near: s = -w. Opposing pulses lead from deep to 0 to near to a flip with s = 0, supporting ones back. */
 AVX2 static int64_t fsm_t2(uint32_t *w, uint32_t *state, int64_t ld, const uint32_t *up, const uint32_t *down,
                            const uint32_t *escape, int64_t n)
 {

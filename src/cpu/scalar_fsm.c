@@ -120,7 +120,7 @@ static void fsm_escape(uint32_t *escape, int64_t n, int sticky, uint64_t seed, u
     for (int64_t i = 0; i < n; i++) {
         uint32_t below = 0;
         for (uint32_t half = 0; half < 2; half++) {
-            const philox4x32_ctr_t counter = {{step_index, (uint32_t)QS_RANDOM_STICKY << 24 | tensor, row,
+            const philox4x32_ctr_t counter = {{step_index, (uint32_t)QS_RANDOM_STICKY << 24 | (tensor & 0xFFFFFFu), row,
                                                2 * (first_word + (uint32_t)i) + half}};
             const philox4x32_ctr_t plane = philox4x32(counter, key);
             for (uint32_t q = 0; q < 4; q++)

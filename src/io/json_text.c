@@ -92,16 +92,22 @@ void qsi_text_string(qsi_text *text, const char *utf8)
     qsi_text_add(text, "\"", 1);
 }
 
-/* The locale's decimal point, whatever its bytes are, becomes '.'. */
+/* The fewest digits that read back equal, without an exponent from 1e-4 up to below 1e16: the text Python gives. The
+ * locale's decimal point, whatever its bytes are, becomes '.'. */
 static void text_real(qsi_text *text, double value)
 {
     char digits[64], out[64];
     size_t n = 0;
-    for (int precision = 1; precision <= 17; precision++) {
+    int precision = 1;
+    for (; precision < 17; precision++) {
         snprintf(digits, sizeof digits, "%.*g", precision, value);
         if (strtod(digits, NULL) == value)
             break;
     }
+    snprintf(digits, sizeof digits, "%.*e", precision - 1, value);
+    int exponent = atoi(strrchr(digits, 'e') + 1);
+    if (exponent < 16)
+        snprintf(digits, sizeof digits, "%.*g", exponent < precision ? precision : exponent + 1, value);
     bool real = false, point = false;
     for (const char *c = digits; *c != '\0'; c++) {
         bool number = strchr("0123456789+-e", *c) != NULL;

@@ -25,8 +25,9 @@ void qsi_text_free(qsi_text *text);
 void qsi_text_string(qsi_text *text, const char *utf8);
 
 /* Keys sorted by byte value. indent > 0: each member on its own line, that many spaces per level, ": " after keys;
- * indent 0: no white space at all. Real numbers have the fewest of 1..17 significant digits that read back equal (%g
- * form, ".0" added if it would look like an integer). No newline at the end. */
+ * indent 0: no white space at all. Real numbers have the fewest of 1..17 significant digits that read back equal and
+ * always a point or an exponent. That is what Python's json.dumps(..., sort_keys=True, ensure_ascii=False) writes with
+ * indent=2, or with separators=(",", ":"). No newline at the end. */
 void qsi_text_json(qsi_text *text, const json_t *value, int indent);
 
 #endif

@@ -34,7 +34,8 @@ enum { PRESETS = (int)(sizeof presets / sizeof presets[0]) };
     X(ctx, 2, 1 << 20) \
     X(qk_norm, 0, 1) \
     X(sub_norm, 0, 1) \
-    X(dense, 0, 1)
+    X(dense, 0, 1) \
+    X(tied, 0, 1)
 
 void qs_model_config_default(qs_model_config *config)
 {
@@ -136,7 +137,7 @@ qs_status qs_model_size_of(const qs_model_config *config, qs_model_size *size)
     const int64_t rows = attention + 2 * group + c.dim + 2 * c.ffn + c.dim;
     const int64_t norms = 2 * c.dim + (c.qk_norm ? 2 * c.head_dim : 0) + (c.sub_norm ? attention + c.ffn : 0);
     size->packed_weights = c.layers * block;
-    size->float_params = c.layers * (norms + (c.dense ? 0 : rows)) + 2 * c.vocab * c.dim + c.dim;
+    size->float_params = c.layers * (norms + (c.dense ? 0 : rows)) + (c.tied ? 1 : 2) * c.vocab * c.dim + c.dim;
     size->packed_bytes = c.dense ? 4 * size->packed_weights : c.layers * (block / 8 + 2 * rows);
 fail:
     return status;

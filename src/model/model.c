@@ -59,7 +59,8 @@ static void describe_floats(qs_model *m)
     const int64_t widths[QSI_BLOCK_FLOATS] = {c->dim, c->qk_norm ? c->head_dim : 0, c->qk_norm ? c->head_dim : 0,
                                               c->sub_norm ? attention : 0, c->dim, c->sub_norm ? c->ffn : 0};
     char name[96];
-    describe_float(m, qsi_embedding(m), "model.embed_tokens.weight", 0, c->vocab, c->dim, 0.5);
+    const double head = 1.0 / sqrt((double)c->dim);
+    describe_float(m, qsi_embedding(m), "model.embed_tokens.weight", 0, c->vocab, c->dim, c->tied ? head : 0.5);
     for (int64_t l = 0; l < c->layers; l++) {
         for (int i = 0; i < QSI_BLOCK_FLOATS; i++) {
             snprintf(name, sizeof name, "model.layers.%lld.%s", (long long)l, norm_names[i]);
@@ -67,7 +68,7 @@ static void describe_floats(qs_model *m)
         }
     }
     describe_float(m, qsi_final_norm(m), "model.norm.weight", 1 + c->layers, 1, c->dim, 0.0);
-    describe_float(m, qsi_head(m), "lm_head.weight", 1 + c->layers, c->vocab, c->dim, 1.0 / sqrt((double)c->dim));
+    describe_float(m, qsi_own_head(m), "lm_head.weight", 1 + c->layers, c->vocab, c->tied ? 0 : c->dim, head);
 }
 
 qs_status qsi_model_allocate(qs_context *context, const qs_model_config *config, qs_model **out)

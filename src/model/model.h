@@ -53,7 +53,9 @@ static inline qsi_float *qsi_float_of(const qs_model *m, int64_t block, int inde
 }
 static inline qsi_float *qsi_embedding(const qs_model *m) { return &m->floats[0]; }
 static inline qsi_float *qsi_final_norm(const qs_model *m) { return &m->floats[m->n_floats - 2]; }
-static inline qsi_float *qsi_head(const qs_model *m) { return &m->floats[m->n_floats - 1]; }
+/* The entry of a head of its own; its view is absent when the embedding is the head. */
+static inline qsi_float *qsi_own_head(const qs_model *m) { return &m->floats[m->n_floats - 1]; }
+static inline qsi_float *qsi_head(const qs_model *m) { return m->config.tied ? &m->floats[0] : qsi_own_head(m); }
 static inline int64_t qsi_matrix_count(const qs_model *m) { return m->config.layers * QSI_MATRICES; }
 
 /* ---- config.c -------------------------------------------------------------------------------------------------- */

@@ -54,13 +54,6 @@ const qs_train_options *qs_trainer_options(const qs_trainer *trainer) { return &
 
 /* ---- pieces of a step ------------------------------------------------------------------------------------------ */
 
-static qs_view token_range(qs_view tokens, int64_t first, int64_t count)
-{
-    tokens.offset += (uint64_t)first * sizeof(int32_t);
-    tokens.cols = count;
-    return tokens;
-}
-
 /* Rows of a partial-sum tensor that belong to tokens first .. first+count-1. */
 static qs_view chunk_rows(qs_view partial, int64_t first, int64_t count)
 {
@@ -137,8 +130,8 @@ static qs_status head_backward(qs_trainer *t)
 {
     qs_status status = QS_OK;
     qs_model *m = t->model;
-    const int64_t last = m->n_floats - 1;
-    QS_TRY(qsi_run(m->queue, qs_op_linear_dw(t->floats[last].grad, t->logits, t->normed)));
+    const int64_t head = qsi_head(m) - m->floats, final_norm = qsi_final_norm(m) - m->floats;
+    QS_TRY(qsi_run(m->queue, qs_op_linear_dw(t->floats[head].grad, t->logits, t->normed)));
     for (int64_t first = 0; first < t->rows; first += t->micro_rows) {
         const int64_t n = qsi_min(t->micro_rows, t->rows - first);
         const qs_view dnormed = qs_view_rows(t->dnormed, 0, n);
@@ -148,7 +141,7 @@ static qs_status head_backward(qs_trainer *t)
                                                     qs_view_rows(t->h[m->config.layers], first, n), qsi_final_norm(m)->view,
                                                     qs_absent(), chunk_rows(t->partial, first, n), (float)m->config.norm_eps)));
     }
-    QS_TRY(qsi_run(m->queue, qs_op_chunk_sum(t->floats[last - 1].grad, t->partial, 1.0f)));
+    QS_TRY(qsi_run(m->queue, qs_op_chunk_sum(t->floats[final_norm].grad, t->partial, 1.0f)));
 fail:
     return status;
 }
@@ -220,7 +213,8 @@ static qs_status backward(qs_trainer *t, const qsi_rates *rates)
         g->dout = g->din;
         g->din = free_view;
     }
-    QS_TRY(qsi_run(t->model->queue, qs_op_embed_grad(t->floats[0].grad, t->tokens, g->dout)));
+    QS_TRY(qsi_run(t->model->queue, qs_op_embed_grad(t->floats[0].grad, t->tokens, g->dout,
+                                                      t->model->config.tied ? QS_FLAG_ADD : 0)));
     QS_TRY(qsi_update_floats(t, rates));
 fail:
     return status;

@@ -52,7 +52,11 @@ static qs_status no_read(qs_device_queue *q, const void *m, int64_t pitch, void 
     return QS_ERR_DEVICE;
 }
 static int no_supports(const qs_device *d, const qs_op *op) { (void)d, (void)op; return 0; }
-static qs_status no_submit(qs_device_queue *q, const qs_op *ops, int64_t n) { (void)q, (void)ops, (void)n; return QS_ERR_DEVICE; }
+static qs_status no_submit(qs_device_queue *q, const qs_op *ops, int64_t n)
+{
+    (void)q, (void)ops, (void)n;
+    return QS_ERR_DEVICE;
+}
 #ifndef BROKEN_ENTRY
 static qs_status no_sync(qs_device_queue *q) { (void)q; return QS_ERR_DEVICE; }
 #endif

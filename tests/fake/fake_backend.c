@@ -158,7 +158,8 @@ static void fake_queue_free(qs_device_queue *q)
     free(q);
 }
 
-static qs_status fake_write(qs_device_queue *q, void *memory, int64_t pitch, const void *host, int64_t row_bytes, int64_t rows)
+static qs_status fake_write(qs_device_queue *q, void *memory, int64_t pitch, const void *host, int64_t row_bytes,
+                            int64_t rows)
 {
     qs_status status = begin(q->device);
     if (status != QS_OK)
@@ -168,7 +169,8 @@ static qs_status fake_write(qs_device_queue *q, void *memory, int64_t pitch, con
     return end(q->device, QS_OK);
 }
 
-static qs_status fake_read(qs_device_queue *q, const void *memory, int64_t pitch, void *host, int64_t row_bytes, int64_t rows)
+static qs_status fake_read(qs_device_queue *q, const void *memory, int64_t pitch, void *host, int64_t row_bytes,
+                           int64_t rows)
 {
     qs_status status = begin(q->device);
     if (status != QS_OK)

@@ -1,6 +1,6 @@
-/* context.h - what a context, a buffer and a queue are. Seen by src/core only; everyone else holds pointers. */
-#ifndef QSI_CONTEXT_H
-#define QSI_CONTEXT_H
+/* objects.h - what a context, a buffer and a queue are. Seen by src/core only; everyone else holds pointers. */
+#ifndef QSI_OBJECTS_H
+#define QSI_OBJECTS_H
 
 #include <stdatomic.h>
 #include "core/internal.h"

@@ -1,0 +1,25 @@
+/* attention.h - what the two attention drivers share: tiles of 64, and a block of keys with columns for keys. */
+#ifndef QSI_ATTENTION_H
+#define QSI_ATTENTION_H
+
+#include <math.h>
+#include "cpu/drivers.h"
+
+enum { QSI_TILE = 64 };   /* queries of a tile, keys of a block: part of the documented order */
+
+/* to[j][QSI_TILE] = rows[i][col + j], i < n <= QSI_TILE, j < d: a block of keys as the right side of a product. */
+static inline void qsi_transpose_block(float *to, const qsi_slot *rows, int64_t first, int64_t n, int64_t col, int64_t d)
+{
+    for (int64_t i = 0; i < n; i++) {
+        const float *from = qsi_f32(rows, first + i) + col;
+        for (int64_t j = 0; j < d; j++)
+            to[j * QSI_TILE + i] = from[j];
+    }
+}
+
+static inline float qsi_attention_scale(int64_t head_dim)
+{
+    return 1.0f / sqrtf((float)head_dim);
+}
+
+#endif

@@ -1,0 +1,261 @@
+/* op_fsm.c - FSM_VISIT, the one visit of a matrix in a step, and FSM_RULE.
+ *
+ * A task owns whole rows (one or two row blocks) and walks them in column tiles: the tile's gradient sums are in the core's
+ * own cache when they are measured, thresholded and fed to the rule. What continues from tile to tile are the 16 stripes
+ * of r and dmaster per row; what leaves a task besides results are the column sums of its row blocks, [blocks, K], whose
+ * chunk tree is the column statistic. Nothing else grows with the matrix. */
+#include "cpu/drivers.h"
+#include "cpu/fold.h"
+#include "qsbits/random.h"
+
+enum { W, STATE, DY, X, SCALE, A, B, THETA, R_NOW, C_NOW, DMASTER, COUNTS, DGRAD, PULSES };   /* views of FSM_VISIT */
+enum { ROWS = QSI_GRAD_ROWS, COLS = QSI_GRAD_COLS, WORDS = COLS / 32, BITS_PER_DRAW = 16 };
+
+/* What both ops need to apply a rule. */
+typedef struct rule_job {
+    const qsi_run *run;
+    const qsi_slot *w, *state, *pulses;
+    qs_fsm fsm;
+    int sticky;
+    uint64_t seed;
+    uint32_t step, tensor;
+    int64_t first_row;
+    int64_t *counts;       /* [tasks, 2]: pulses, flips */
+    int64_t group;         /* rows per task */
+} rule_job;
+
+typedef struct visit_job {
+    rule_job rule;
+    bool measure, emit;    /* statistics only; pulses go to a tensor instead of the rule */
+    float theta;
+    float *columns;        /* [row blocks, K]: sums of g^2 over the rows of a block */
+} visit_job;
+
+/* What a thread works on. */
+typedef struct desk {
+    uint32_t up[WORDS], down[WORDS];
+    float row[ROWS][16], dot[ROWS][16];
+    float ones[COLS];      /* stands for b where it is absent */
+    uint16_t random[COLS];
+} desk;
+
+static rule_job rule_of(const qsi_run *run, int pulses, int64_t group)
+{
+    const qs_op *op = run->op;
+    return (rule_job){.run = run, .w = &run->v[0], .state = &run->v[1], .pulses = &run->v[pulses], .fsm = (qs_fsm)op->i[0],
+                      .sticky = (int)op->i[1], .seed = (uint64_t)op->i[2], .step = (uint32_t)op->i[3],
+                      .tensor = (uint32_t)op->i[4], .first_row = op->i[5], .counts = qsi_shared(run), .group = group};
+}
+
+/* counts = {pulses, flips, 0, 0} over all tasks. */
+static void store_counts(const rule_job *job, int64_t tasks, const qsi_slot *out)
+{
+    int64_t pulses = 0, flips = 0;
+    for (int64_t t = 0; t < tasks; t++) {
+        pulses += job->counts[2 * t];
+        flips += job->counts[2 * t + 1];
+    }
+    int32_t *counts = qsi_row(out, 0);
+    counts[0] = (int32_t)qsi_min(pulses, INT32_MAX);
+    counts[1] = (int32_t)qsi_min(flips, INT32_MAX);
+    counts[2] = counts[3] = 0;
+}
+
+/* ---- pulses as bit planes and as T2 ----------------------------------------------------------------------------- */
+
+/* Bit i of x at bit 2i, and back. */
+static uint32_t spread(uint32_t x)
+{
+    x = (x | x << 8) & 0x00FF00FFu;
+    x = (x | x << 4) & 0x0F0F0F0Fu;
+    x = (x | x << 2) & 0x33333333u;
+    return (x | x << 1) & 0x55555555u;
+}
+static uint32_t gather(uint32_t x)
+{
+    x &= 0x55555555u;
+    x = (x | x >> 1) & 0x33333333u;
+    x = (x | x >> 2) & 0x0F0F0F0Fu;
+    x = (x | x >> 4) & 0x00FF00FFu;
+    return (x | x >> 8) & 0x0000FFFFu;
+}
+
+static void planes_to_t2(uint32_t *t2, const uint32_t *up, const uint32_t *down, int64_t n)
+{
+    for (int64_t j = 0; j < n; j++) {
+        t2[2 * j] = spread(up[j] & 0xFFFF) | spread(down[j] & 0xFFFF) << 1;
+        t2[2 * j + 1] = spread(up[j] >> 16) | spread(down[j] >> 16) << 1;
+    }
+}
+
+static void t2_to_planes(uint32_t *up, uint32_t *down, const uint32_t *t2, int64_t n)
+{
+    for (int64_t j = 0; j < n; j++) {
+        up[j] = gather(t2[2 * j]) | gather(t2[2 * j + 1]) << 16;
+        down[j] = gather(t2[2 * j] >> 1) | gather(t2[2 * j + 1] >> 1) << 16;
+    }
+}
+
+static int64_t count_bits(const uint32_t *up, const uint32_t *down, int64_t n)
+{
+    int64_t count = 0;
+    for (int64_t j = 0; j < n; j++)
+        count += __builtin_popcount(up[j] | down[j]);
+    return count;
+}
+
+/* ---- rules ------------------------------------------------------------------------------------------------------ */
+
+/* Columns k .. k + 32 n - 1 of a row; returns flips. */
+static int64_t apply_rule(const rule_job *job, int64_t row, int64_t k, int64_t n, const uint32_t *up, const uint32_t *down)
+{
+    const qsi_kernels *kernels = job->run->kernels;
+    uint32_t draws[WORDS], *escape = NULL;
+    uint32_t *w = (uint32_t *)qsi_row(job->w, row) + k / 32, *state = qsi_row(job->state, row);
+    const int64_t plane = job->w->cols / 32;
+    if (job->sticky < 256) {
+        kernels->fsm_escape(draws, n, job->sticky, job->seed, job->step, job->tensor, (uint32_t)(job->first_row + row),
+                            (uint32_t)(k / 32));
+        escape = draws;
+    }
+    if (job->fsm == QS_FSM_T2)
+        return kernels->fsm_t2(w, state + k / 16, 0, up, down, escape, n);
+    return (job->fsm == QS_FSM_C2 ? kernels->fsm_c2 : kernels->fsm_c4)(w, state + k / 32, plane, up, down, escape, n);
+}
+
+/* 16 bits for each of 32 n weights: half-word i mod 8 of block i / 8 for weight i of a word. */
+static void draw(const rule_job *job, int64_t row, int64_t k, int64_t n, uint16_t *random)
+{
+    for (int64_t block = 0; block < 4 * n; block++) {
+        uint32_t words[4];
+        qs_philox(job->seed, job->step, QS_RANDOM_ROUNDING, job->tensor, (uint32_t)(job->first_row + row),
+                  (uint32_t)(k / 8 + block), words);
+        for (int h = 0; h < 8; h++)
+            random[8 * block + h] = (uint16_t)(words[h / 2] >> BITS_PER_DRAW * (h % 2));
+    }
+}
+
+/* ---- FSM_VISIT -------------------------------------------------------------------------------------------------- */
+
+/* Row `row` (number i of the task), columns k .. k+n-1 with unscaled sums G: statistics, then pulses, then the rule. */
+static void visit_row(const visit_job *job, desk *d, int64_t i, int64_t row, int64_t k, int64_t n, const float *G,
+                      int64_t counts[2])
+{
+    const qsi_run *run = job->rule.run;
+    const qsi_slot *v = run->v;
+    const float alpha = qs_half_to_float(((const uint16_t *)qsi_row(&v[SCALE], 0))[row]);
+    const float a = v[A].p ? qsi_f32(&v[A], 0)[row] : 1.0f, *b = v[B].p ? qsi_f32(&v[B], 0) + k : d->ones;
+    float *columns = job->columns + row / QS_ROW_BLOCK * v[W].cols + k;
+    uint32_t *w = (uint32_t *)qsi_row(&v[W], row) + k / 32;
+    const bool still = job->measure || job->rule.fsm == QS_FSM_C8;
+    run->kernels->fsm_pulses(G, n, alpha, job->theta * a, b, w, d->row[i], columns, d->dot[i], still ? NULL : d->up,
+                             still ? NULL : d->down);
+    if (job->measure)
+        return;
+    if (job->rule.fsm == QS_FSM_C8) {
+        draw(&job->rule, row, k, n / 32, d->random);
+        counts[1] += run->kernels->fsm_c8(w, (int8_t *)qsi_row(&v[STATE], row) + k, G, alpha, a, b, run->op->f[1], d->random,
+                                          n / 32, &counts[0]);
+        return;
+    }
+    counts[0] += count_bits(d->up, d->down, n / 32);
+    if (job->emit)
+        planes_to_t2((uint32_t *)qsi_row(&v[PULSES], row) + k / 16, d->up, d->down, n / 32);
+    else
+        counts[1] += apply_rule(&job->rule, row, k, n / 32, d->up, d->down);
+}
+
+static void visit_task(void *arg, int64_t task, int thread)
+{
+    const visit_job *job = arg;
+    const qsi_run *run = job->rule.run;
+    const qsi_slot *v = run->v;
+    const int64_t first = task * job->rule.group, rows = qsi_min(job->rule.group, v[W].rows - first), cols = v[W].cols;
+    char *scratch = qsi_own(run, thread);
+    desk *d = qsi_carve(&scratch, (int64_t)sizeof *d);
+    int64_t counts[2] = {0, 0};
+    memset(d->row, 0, sizeof d->row);
+    memset(d->dot, 0, sizeof d->dot);
+    for (int j = 0; j < COLS; j++)
+        d->ones[j] = 1.0f;
+    memset(job->columns + first / QS_ROW_BLOCK * cols, 0,
+           (size_t)(qsi_ceil_div(rows, QS_ROW_BLOCK) * cols) * sizeof *job->columns);
+    for (int64_t k = 0; k < cols; k += COLS) {
+        const int64_t n = qsi_min(COLS, cols - k);
+        const float *tile = NULL;
+        if (!v[DGRAD].p)
+            tile = qsi_grad_tile(run->kernels, &v[DY], &v[X], first, rows, k, n, scratch);
+        for (int64_t i = 0; i < rows; i++)
+            visit_row(job, d, i, first + i, k, n, tile ? tile + i * n : qsi_f32(&v[DGRAD], first + i) + k, counts);
+    }
+    for (int64_t i = 0; i < rows; i++) {
+        qsi_f32(&v[R_NOW], 0)[first + i] = qsi_fold16(d->row[i]) / (float)cols;
+        qsi_f32(&v[DMASTER], 0)[first + i] = run->op->f[0] * qsi_fold16(d->dot[i]);
+    }
+    memcpy(job->rule.counts + 2 * task, counts, sizeof counts);
+}
+
+/* c_now of COLS columns: the chunk tree over row blocks, divided by the number of rows. */
+static void column_task(void *arg, int64_t task, int thread)
+{
+    const visit_job *job = arg;
+    const qsi_run *run = job->rule.run;
+    const int64_t rows = run->v[W].rows, cols = run->v[W].cols, k = task * COLS, n = qsi_min(COLS, cols - k);
+    qsi_tree tree = qsi_tree_start(run->kernels, qsi_own(run, thread), n);
+    for (int64_t block = 0; block < qsi_ceil_div(rows, QS_ROW_BLOCK); block++)
+        memcpy(qsi_tree_next(&tree, block), job->columns + block * cols + k, (size_t)n * sizeof(float));
+    const float *sum = qsi_tree_finish(&tree);
+    for (int64_t j = 0; j < n; j++)
+        qsi_f32(&run->v[C_NOW], 0)[k + j] = sum[j] / (float)rows;
+}
+
+qs_status qsi_cpu_fsm_visit(qsi_run *run)
+{
+    qs_status status = QS_OK;
+    const int64_t rows = run->v[W].rows, cols = run->v[W].cols, blocks = qsi_ceil_div(rows, QS_ROW_BLOCK);
+    const int64_t group = qsi_grad_group(rows, run->threads), tasks = qsi_ceil_div(rows, group);
+    const int64_t counts = qsi_round_up(2 * tasks * (int64_t)sizeof(int64_t), 64);
+    const int64_t tile = (int64_t)sizeof(desk) + 64 + (run->v[DGRAD].p ? 0 : qsi_grad_scratch(run->v[DY].rows));
+    const int64_t tree = qsi_floats(qsi_tree_slots(blocks) * COLS);
+    QS_TRY(qsi_scratch_need(run, counts + qsi_floats(blocks * cols), qsi_max(tile, tree)));
+    visit_job job = {.rule = rule_of(run, PULSES, group)};
+    job.measure = (run->op->flags & QS_FLAG_MEASURE) != 0;
+    job.emit = run->v[PULSES].p != NULL;
+    job.theta = run->v[THETA].p ? *qsi_f32(&run->v[THETA], 0) : 0.0f;
+    job.columns = (float *)(void *)((char *)qsi_shared(run) + counts);
+    qsi_each(run, tasks, visit_task, &job);
+    qsi_each(run, qsi_ceil_div(cols, COLS), column_task, &job);
+    store_counts(&job.rule, tasks, &run->v[COUNTS]);
+fail:
+    return status;
+}
+
+/* ---- FSM_RULE --------------------------------------------------------------------------------------------------- */
+
+static void rule_task(void *arg, int64_t task, int thread)
+{
+    (void)thread;
+    const rule_job *job = arg;
+    int64_t *counts = job->counts + 2 * task;
+    counts[0] = counts[1] = 0;
+    for (int64_t row = task * job->group; row < qsi_min(job->w->rows, (task + 1) * job->group); row++)
+        for (int64_t k = 0; k < job->w->cols; k += COLS) {
+            const int64_t n = qsi_min(COLS, job->w->cols - k) / 32;
+            uint32_t up[WORDS], down[WORDS];
+            t2_to_planes(up, down, (const uint32_t *)qsi_row(job->pulses, row) + k / 16, n);
+            counts[0] += count_bits(up, down, n);
+            counts[1] += apply_rule(job, row, k, n, up, down);
+        }
+}
+
+qs_status qsi_cpu_fsm_rule(qsi_run *run)
+{
+    qs_status status = QS_OK;
+    const int64_t tasks = qsi_ceil_div(run->v[0].rows, QS_ROW_BLOCK);
+    QS_TRY(qsi_scratch_need(run, 2 * tasks * (int64_t)sizeof(int64_t), 0));
+    rule_job job = rule_of(run, 2, QS_ROW_BLOCK);
+    qsi_each(run, tasks, rule_task, &job);
+    store_counts(&job, tasks, &run->v[3]);
+fail:
+    return status;
+}
