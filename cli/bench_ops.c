@@ -135,9 +135,9 @@ static qs_status make_visit(bench_memory *memory, bench_shape s, int variant, qs
     enum { W, STATE, DY, X, SCALE, A, B, THETA, R_NOW, C_NOW, DMASTER, COUNTS, VIEWS };
     qs_view v[VIEWS];
     const qs_fsm_rule *rule = qs_fsm_rule_of((qs_fsm)variant);
-    const want wants[VIEWS] = {
-        {QS_W1, s.n, s.k}, {rule->format, s.n, s.k}, {QS_F32, s.m, s.n}, {QS_F32, s.m, s.k}, {QS_F16, 1, s.n}, {QS_F32, 1, s.n},
-        {QS_F32, 1, s.k}, {QS_F32, 1, 1}, {QS_F32, 1, s.n}, {QS_F32, 1, s.k}, {QS_F32, 1, s.n}, {QS_I32, 1, 4}};
+    const want wants[VIEWS] = {{QS_W1, s.n, s.k}, {rule->format, s.n, s.k}, {QS_F32, s.m, s.n}, {QS_F32, s.m, s.k},
+                               {QS_F16, 1, s.n},  {QS_F32, 1, s.n},         {QS_F32, 1, s.k},   {QS_F32, 1, 1},
+                               {QS_F32, 1, s.n},  {QS_F32, 1, s.k},         {QS_F32, 1, s.n},   {QS_I32, 1, 4}};
     qs_status status = operands(memory, VIEWS, wants, v);
     if (status == QS_OK && rule->format == QS_C8)
         status = write_c8_state(memory, v[W], v[STATE]);
@@ -175,7 +175,8 @@ static qs_status make_attention(bench_memory *memory, bench_shape s, int variant
 static qs_status make_rmsnorm(bench_memory *memory, bench_shape s, int variant, qs_op *op)
 {
     qs_view v[5];
-    const want wants[] = {{QS_F32, s.m, s.k}, {QS_F32, s.m, s.k}, {QS_F32, 1, s.k}, {QS_F32, s.m, s.k}, {QS_F32, chunks(s.m), s.k}};
+    const want wants[] = {
+        {QS_F32, s.m, s.k}, {QS_F32, s.m, s.k}, {QS_F32, 1, s.k}, {QS_F32, s.m, s.k}, {QS_F32, chunks(s.m), s.k}};
     const qs_status status = operands(memory, 5, wants, v);
     *op = variant == 0 ? qs_op_rmsnorm(v[0], v[1], v[2], 1e-5f)
                        : qs_op_rmsnorm_grad(v[0], v[3], v[1], v[2], qs_absent(), v[4], 1e-5f);

@@ -7,7 +7,7 @@
 
 static const char NAME[] = "bench";
 static const char STEP_PRESET[] = "mini";
-enum { STEP_BATCH = 16, WARM_STEPS = 2, MEASURED_STEPS = 3, TEXT_BYTES = 1 << 17 };
+enum { STEP_BATCH = 8, WARM_STEPS = 2, MEASURED_STEPS = 3, TEXT_BYTES = 1 << 17 };
 static const int64_t MOST_EXTENT = 1 << 20;
 
 /* "M,N,K"; false after a message. */
@@ -17,10 +17,12 @@ static bool parse_shape(const char *text, bench_shape *s)
     int end = 0;
     const bool parsed = sscanf(text, "%7lld,%7lld,%7lld%n", &m, &n, &k, &end) == 3 && text[end] == '\0';
     *s = (bench_shape){m, n, k};
-    if (parsed && m > 0 && n > 0 && k > 0 && m <= MOST_EXTENT && n <= MOST_EXTENT && k <= MOST_EXTENT && n % 32 == 0 && k % 32 == 0)
+    if (parsed && m > 0 && n > 0 && k > 0 && m <= MOST_EXTENT && n <= MOST_EXTENT && k <= MOST_EXTENT && n % 32 == 0 &&
+        k % 32 == 0)
         return true;
-    (void)fail_usage(NAME, "--shape '%s' is no shape; give M,N,K up to %lld with N and K multiples of 32, such as 4096,512,512", text,
-                     (long long)MOST_EXTENT);
+    (void)fail_usage(NAME,
+                     "--shape '%s' is no shape; give M,N,K up to %lld with N and K multiples of 32, such as 4096,512,512",
+                     text, (long long)MOST_EXTENT);
     return false;
 }
 
@@ -44,8 +46,9 @@ static qs_status bench_operations(const options *o, qs_context *context, bench_s
             printf("%-16s %12.3f %10.2f %6lld  %s\n", c->name, 1e3 * median, rate, (long long)runs, c->what);
         else if (!json)
             printf("%-16s %12.3f %10s %6lld  %s\n", c->name, 1e3 * median, "", (long long)runs, c->what);
-        (void)json_array_append_new(list, json_pack("{s:s, s:f, s:I, s:o}", "op", c->name, "seconds", median, "runs",
-                                                    (json_int_t)runs, "gflops", c->work == NULL ? json_null() : json_real(rate)));
+        (void)json_array_append_new(list,
+                                    json_pack("{s:s, s:f, s:I, s:o}", "op", c->name, "seconds", median, "runs",
+                                              (json_int_t)runs, "gflops", c->work == NULL ? json_null() : json_real(rate)));
     }
     return status;
 }
@@ -63,14 +66,17 @@ static qs_status bench_parts(const options *o, qs_context *context, const qs_mod
 {
     const int64_t m = STEP_BATCH * c->ctx, d = c->dim, f = c->ffn, layers = c->layers;
     const part parts[] = {
-        {"linear", {m, d, d}, 4 * layers}, {"linear", {m, f, d}, 2 * layers}, {"linear", {m, d, f}, layers},
-        {"linear_dx", {m, d, d}, 4 * layers}, {"linear_dx", {m, f, d}, 2 * layers}, {"linear_dx", {m, d, f}, layers},
-        {"fsm_visit c4", {m, d, d}, 4 * layers}, {"fsm_visit c4", {m, f, d}, 2 * layers}, {"fsm_visit c4", {m, d, f}, layers},
-        {"linear f32", {m, c->vocab, d}, 1}, {"linear_dx f32", {m, c->vocab, d}, 1}, {"linear_dw", {m, c->vocab, d}, 1},
-        {"attention", {m, d, d}, layers}, {"attention_grad", {m, d, d}, layers},
-        {"rmsnorm", {m, d, d}, 3 * layers}, {"rmsnorm", {m, f, f}, layers},
+        {"linear", {m, d, d}, 4 * layers},       {"linear", {m, f, d}, 2 * layers},
+        {"linear", {m, d, f}, layers},           {"linear_dx", {m, d, d}, 4 * layers},
+        {"linear_dx", {m, f, d}, 2 * layers},    {"linear_dx", {m, d, f}, layers},
+        {"fsm_visit c4", {m, d, d}, 4 * layers}, {"fsm_visit c4", {m, f, d}, 2 * layers},
+        {"fsm_visit c4", {m, d, f}, layers},     {"linear f32", {m, c->vocab, d}, 1},
+        {"linear_dx f32", {m, c->vocab, d}, 1},  {"linear_dw", {m, c->vocab, d}, 1},
+        {"attention", {m, d, d}, layers},        {"attention_grad", {m, d, d}, layers},
+        {"rmsnorm", {m, d, d}, 3 * layers},      {"rmsnorm", {m, f, f}, layers},
         {"rmsnorm_grad", {m, d, d}, 3 * layers}, {"rmsnorm_grad", {m, f, f}, layers},
-        {"swiglu", {m, f, f}, layers}, {"swiglu_grad", {m, f, f}, layers}, {"cross_entropy", {m, d, d}, 1},
+        {"swiglu", {m, f, f}, layers},           {"swiglu_grad", {m, f, f}, layers},
+        {"cross_entropy", {m, d, d}, 1},
     };
     qs_status status = QS_OK;
     double known = 0.0;
@@ -82,11 +88,11 @@ static qs_status bench_parts(const options *o, qs_context *context, const qs_mod
         const double share = median * (double)p->count;
         known += share;
         if (status == QS_OK && !o->value[OPT_JSON].given)
-            printf("  %-16s %5lld,%5lld,%5lld  x %-4lld %9.2f ms %6.1f%%\n", p->name, (long long)p->shape.m, (long long)p->shape.n,
-                   (long long)p->shape.k, (long long)p->count, 1e3 * share, 100.0 * share / step);
-        (void)json_array_append_new(list, json_pack("{s:s, s:[I,I,I], s:I, s:f}", "op", p->name, "shape", (json_int_t)p->shape.m,
-                                                    (json_int_t)p->shape.n, (json_int_t)p->shape.k, "count",
-                                                    (json_int_t)p->count, "seconds", share));
+            printf("  %-16s %5lld,%5lld,%5lld  x %-4lld %9.2f ms %6.1f%%\n", p->name, (long long)p->shape.m,
+                   (long long)p->shape.n, (long long)p->shape.k, (long long)p->count, 1e3 * share, 100.0 * share / step);
+        (void)json_array_append_new(list, json_pack("{s:s, s:[I,I,I], s:I, s:f}", "op", p->name, "shape",
+                                                    (json_int_t)p->shape.m, (json_int_t)p->shape.n, (json_int_t)p->shape.k,
+                                                    "count", (json_int_t)p->count, "seconds", share));
     }
     if (status == QS_OK && !o->value[OPT_JSON].given)
         printf("  %-45s %9.2f ms %6.1f%%\n", "everything else", 1e3 * (step - known), 100.0 * (step - known) / step);
@@ -149,8 +155,8 @@ static qs_status bench_step(const options *o, qs_context *context, json_t *resul
         status = time_steps(trainer, &step);
     const double tokens = (double)(STEP_BATCH * config.ctx);
     if (status == QS_OK && !o->value[OPT_JSON].given)
-        printf("\ntraining step, preset %s, fsm c4, %lld x %lld tokens: %.2f ms, %.0f tokens/s\n", STEP_PRESET, (long long)STEP_BATCH,
-               (long long)config.ctx, 1e3 * step, tokens / step);
+        printf("\ntraining step, preset %s, fsm c4, %lld x %lld tokens: %.2f ms, %.0f tokens/s\n", STEP_PRESET,
+               (long long)STEP_BATCH, (long long)config.ctx, 1e3 * step, tokens / step);
     if (status == QS_OK)
         status = bench_parts(o, context, &config, step, parts);
     if (status == QS_OK)
@@ -174,9 +180,9 @@ static int run(const options *o)
         return code;
     qs_context_device(context, &device);
     json_t *operations = json_array();
-    json_t *result = json_pack("{s:s, s:s, s:i, s:[I,I,I], s:O}", "backend", device.backend, "level", device.level, "threads",
-                               device.threads, "shape", (json_int_t)shape.m, (json_int_t)shape.n, (json_int_t)shape.k,
-                               "operations", operations);
+    json_t *result = json_pack("{s:s, s:s, s:i, s:[I,I,I], s:O}", "backend", device.backend, "level", device.level,
+                               "threads", device.threads, "shape", (json_int_t)shape.m, (json_int_t)shape.n,
+                               (json_int_t)shape.k, "operations", operations);
     if (!o->value[OPT_JSON].given)
         printf("%s %s, %d threads\n", device.backend, device.level, device.threads);
     qs_status status = bench_operations(o, context, shape, operations);
@@ -201,9 +207,10 @@ const command bench_command = {
     .bit = BENCH,
     .required = "",
     .summary = "time of every operation and of a training step",
-    .about = "Times the operations of training at one shape (--shape, M tokens, N outputs, K inputs) and a whole training step of\n"
-             "the preset mini, with the share of each operation as it takes when run alone. Times are medians. Compare levels\n"
-             "and thread counts with --cpu and --threads; close other programs first.",
+    .about =
+        "Times the operations of training at one shape (--shape, M tokens, N outputs, K inputs) and a whole training\n"
+        "step of the preset mini, with the share of each operation as it takes when run alone. Times are medians.\n"
+        "Compare levels and thread counts with --cpu and --threads; close other programs first.",
     .examples = {"qsbits bench", "qsbits bench --shape 1024,1024,1024 --seconds 1 --threads 1 --json"},
     .exit_codes = CODES,
     .run = run,

@@ -17,13 +17,13 @@ static int tell(const options *o, const evaluation *e)
     const double bits = e->loss / log(2.0);
     if (o->value[OPT_JSON].given)
         return print_json(o->command->name,
-                          json_pack("{s:o, s:o, s:o, s:I, s:f, s:f, s:f, s:s, s:s}", "val_loss", json_number(e->loss), "perplexity",
-                                    json_number(exp(e->loss)), "bits_per_byte", json_number(bits), "tokens", (json_int_t)e->tokens,
-                                    "seconds", e->seconds, "entropy0", e->text.entropy0, "entropy1", e->text.entropy1, "text_hash",
-                                    e->text.hash, "model", o->value[OPT_MODEL].text));
+                          json_pack("{s:o, s:o, s:o, s:I, s:f, s:f, s:f, s:s, s:s}", "val_loss", json_number(e->loss),
+                                    "perplexity", json_number(exp(e->loss)), "bits_per_byte", json_number(bits), "tokens",
+                                    (json_int_t)e->tokens, "seconds", e->seconds, "entropy0", e->text.entropy0, "entropy1",
+                                    e->text.entropy1, "text_hash", e->text.hash, "model", o->value[OPT_MODEL].text));
     printf("loss           %.6f nats per byte\nperplexity     %.4f\nbits per byte  %.4f\ntokens         %lld\n"
-           "entropy        %.4f (order 0), %.4f (order 1) nats per byte\n", e->loss, exp(e->loss), bits, (long long)e->tokens,
-           e->text.entropy0, e->text.entropy1);
+           "entropy        %.4f (order 0), %.4f (order 1) nats per byte\n",
+           e->loss, exp(e->loss), bits, (long long)e->tokens, e->text.entropy0, e->text.entropy1);
     return flush_output(o->command->name);
 }
 
@@ -69,9 +69,10 @@ const command eval_command = {
     .bit = EVAL,
     .required = "--model RUN --data FILE|DIR",
     .summary = "loss of a model on the end of a text",
-    .about = "Measures the mean negative log-likelihood of the validation part of a text (its last --val-fraction), in fixed\n"
-             "windows that do not overlap, each of the model's context. With the text and the fraction of the training it is\n"
-             "the val_loss that train reports. Perplexity is per byte; bits per byte is the loss divided by ln 2.",
+    .about =
+        "Measures the mean negative log-likelihood of the validation part of a text (its last --val-fraction), in fixed\n"
+        "windows that do not overlap, each of the model's context. With the text and the fraction of the training it is\n"
+        "the val_loss that train reports. Perplexity is per byte; bits per byte is the loss divided by ln 2.",
     .examples = {"qsbits eval --model run1 --data book.txt", "qsbits eval -m run1/step-00001000 --data other.txt --json"},
     .exit_codes = CODES,
     .run = run,

@@ -49,7 +49,8 @@ static json_t *text_json(const unsigned char *bytes, int64_t n)
         return NULL;
     for (int64_t i = 0; i < n;) {
         const int sequence = utf8_length(bytes + i, n - i);
-        memcpy(text + length, sequence > 0 ? (const void *)(bytes + i) : "\xEF\xBF\xBD", sequence > 0 ? (size_t)sequence : 3);
+        memcpy(text + length, sequence > 0 ? (const void *)(bytes + i) : "\xEF\xBF\xBD",
+               sequence > 0 ? (size_t)sequence : 3);
         length += sequence > 0 ? (size_t)sequence : 3;
         i += sequence > 0 ? sequence : 1;
     }
@@ -66,8 +67,8 @@ static int print_result(const options *o, const generation *g, const char *promp
     return print_json(o->command->name,
                       json_pack("{s:o, s:o, s:o, s:I, s:f, s:f, s:I, s:s}", "prompt",
                                 text_json((const unsigned char *)prompt, (int64_t)strlen(prompt)), "text",
-                                text_json(g->bytes, g->count), "tokens", tokens, "n", (json_int_t)g->count, "seconds", seconds,
-                                "tokens_per_second", seconds > 0.0 ? (double)g->count / seconds : 0.0, "seed",
+                                text_json(g->bytes, g->count), "tokens", tokens, "n", (json_int_t)g->count, "seconds",
+                                seconds, "tokens_per_second", seconds > 0.0 ? (double)g->count / seconds : 0.0, "seed",
                                 (json_int_t)o->value[OPT_DRAW_SEED].integer, "model", o->value[OPT_MODEL].text));
 }
 
@@ -96,7 +97,8 @@ static qs_status generate(const options *o, qs_session *session, const char *pro
 static int write_text(const options *o, qs_context *context, qs_model **model, qs_session **session)
 {
     const bool json = o->value[OPT_JSON].given;
-    const char *prompt = o->value[OPT_PROMPT].given && o->value[OPT_PROMPT].text[0] != '\0' ? o->value[OPT_PROMPT].text : "\n";
+    const char *prompt =
+        o->value[OPT_PROMPT].given && o->value[OPT_PROMPT].text[0] != '\0' ? o->value[OPT_PROMPT].text : "\n";
     generation g = {NULL, 0, '\n', false};
     qs_status status = qs_model_open(context, o->value[OPT_MODEL].text, model);
     if (status == QS_OK)
@@ -111,9 +113,11 @@ static int write_text(const options *o, qs_context *context, qs_model **model, q
     const double seconds = now_seconds() - start;
     int code = 0;
     if (g.failed)
-        code = fail_with(EXIT_IO, o->command->name, "cannot write to standard output (%s); check where it goes", strerror(errno));
+        code = fail_with(EXIT_IO, o->command->name, "cannot write to standard output (%s); check where it goes",
+                         strerror(errno));
     else if (status != QS_OK)
-        code = fail_library(o->command->name, status, status == QS_ERR_ARG ? "give a shorter --prompt or a larger --ctx" : NULL);
+        code = fail_library(o->command->name, status,
+                            status == QS_ERR_ARG ? "give a shorter --prompt or a larger --ctx" : NULL);
     else if (json)
         code = print_result(o, &g, prompt, seconds);
     if (terminal && g.last != '\n')
@@ -145,10 +149,12 @@ const command generate_command = {
     .bit = GENERATE,
     .required = "--model RUN",
     .summary = "write text with a trained model",
-    .about = "Continues the prompt with N tokens (bytes) drawn from the model and writes them to standard output as they come; on\n"
-             "a terminal the prompt stands before them. The same model, prompt and --seed give the same text on every machine.\n"
-             "When the context is full, its second half is kept and the text goes on.",
-    .examples = {"qsbits generate --model run1 --prompt \"ROMEO:\" -n 500", "qsbits generate -m run1 -p \"def \" --temp 0 --json"},
+    .about =
+        "Continues the prompt with N tokens (bytes) drawn from the model and writes them to standard output as they come;\n"
+        "on a terminal the prompt stands before them. The same model, prompt and --seed give the same text on every\n"
+        "machine. When the context is full, its second half is kept and the text goes on.",
+    .examples = {"qsbits generate --model run1 --prompt \"ROMEO:\" -n 500",
+                 "qsbits generate -m run1 -p \"def \" --temp 0 --json"},
     .exit_codes = CODES,
     .run = run,
 };

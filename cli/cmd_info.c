@@ -12,7 +12,8 @@ typedef struct backend_list {
 static void on_backend(void *user, const char *name, const char *reason)
 {
     const backend_list *list = user;
-    (void)json_array_append_new(list->json, json_pack("{s:s, s:b, s:s?}", "name", name, "usable", reason == NULL, "reason", reason));
+    (void)json_array_append_new(list->json,
+                                json_pack("{s:s, s:b, s:s?}", "name", name, "usable", reason == NULL, "reason", reason));
     if (list->print)
         printf("  %-10s %s%s\n", name, reason == NULL ? "usable" : "not usable: ", reason == NULL ? "" : reason);
 }
@@ -62,10 +63,10 @@ static int run(const options *o)
         json_decref(list.json);
     } else if (json) {
         code = print_json(o->command->name,
-                          json_pack("{s:s, s:s, s:s, s:s, s:o, s:i, s:I, s:o}", "version", qs_version(), "backend", device.backend,
-                                    "description", device.description, "level", device.level, "levels", levels_json(),
-                                    "threads", device.threads, "memory_bytes", (json_int_t)device.memory_bytes, "backends",
-                                    list.json));
+                          json_pack("{s:s, s:s, s:s, s:s, s:o, s:i, s:I, s:o}", "version", qs_version(), "backend",
+                                    device.backend, "description", device.description, "level", device.level, "levels",
+                                    levels_json(), "threads", device.threads, "memory_bytes",
+                                    (json_int_t)device.memory_bytes, "backends", list.json));
     } else {
         json_decref(list.json);
         code = flush_output(o->command->name);
@@ -81,9 +82,10 @@ const command info_command = {
     .bit = INFO,
     .required = "",
     .summary = "version, processor levels, threads, memory, backends",
-    .about = "Tells what qsbits found on this machine: the version, the kernel levels of the processor and the one in use, the\n"
-             "number of threads, the memory, and every backend with the reason where one cannot be used. Put its output into\n"
-             "bug reports.",
+    .about =
+        "Tells what qsbits found on this machine: the version, the kernel levels of the processor and the one in use, the\n"
+        "number of threads, the memory, and every backend with the reason where one cannot be used. Put its output into\n"
+        "bug reports.",
     .examples = {"qsbits info", "qsbits info --json --cpu scalar"},
     .exit_codes = CODES,
     .run = run,

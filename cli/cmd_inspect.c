@@ -1,5 +1,6 @@
 /* cmd_inspect.c - qsbits inspect: what is inside a checkpoint or a safetensors file, down to single weights. */
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -7,7 +8,8 @@
 #include "common.h"
 
 static const char NAME[] = "inspect";
-enum { WIDEST_NAME = 80, WORD_BYTES = 4, LINE_WORDS = 8, FILES = 2 };
+enum { WIDEST_NAME = 80, WORD_BYTES = 4, LINE_WORDS = 8, LINE_VALUES = 32, FILES = 2 };
+static const char MARGIN[] = "       ";
 
 static const int FORMAT_BITS[] = {
 #define BITS(name, text, bits, multiple) bits,
@@ -18,6 +20,12 @@ static const int FORMAT_BITS[] = {
 static bool is_packed(int format)
 {
     return format >= QS_W1 && format < QS_FORMATS;
+}
+
+/* Shown as one character each. */
+static bool is_symbol(int format)
+{
+    return format == QS_W1 || format == QS_T2;
 }
 
 static const char *format_text(const qs_tensor_info *t)
@@ -59,10 +67,10 @@ static json_t *tensor_json(const qs_tensor_info *t)
     json_t *shape = json_array();
     for (int i = 0; i < t->rank; i++)
         (void)json_array_append_new(shape, json_integer((json_int_t)t->shape[i]));
-    return json_pack("{s:s, s:s, s:s, s:s?, s:o, s:I, s:I, s:f, s:I, s:I}", "name", t->name, "file", t->file, "dtype", t->dtype, "format",
-                     t->format >= 0 ? qs_format_name((qs_format)t->format) : NULL, "shape", shape, "rows", (json_int_t)t->rows,
-                     "cols", (json_int_t)t->cols, "bits_per_weight", bits_per_element(t), "bytes", (json_int_t)t->bytes, "offset",
-                     (json_int_t)t->offset);
+    return json_pack("{s:s, s:s, s:s, s:s?, s:o, s:I, s:I, s:f, s:I, s:I}", "name", t->name, "file", t->file, "dtype",
+                     t->dtype, "format", t->format >= 0 ? qs_format_name((qs_format)t->format) : NULL, "shape", shape,
+                     "rows", (json_int_t)t->rows, "cols", (json_int_t)t->cols, "bits_per_weight", bits_per_element(t),
+                     "bytes", (json_int_t)t->bytes, "offset", (json_int_t)t->offset);
 }
 
 static void print_tensor(const qs_tensor_info *t, int width)
@@ -72,6 +80,11 @@ static void print_tensor(const qs_tensor_info *t, int width)
     printf("%-*s %-5s %-16s %6.2f %12" PRIu64 "\n", width, t->name, format_text(t), shape, bits_per_element(t), t->bytes);
 }
 
+static double packed_bits(const totals *t)
+{
+    return t->weights > 0.0 ? 8.0 * (t->weight_bytes + t->scale_bytes) / t->weights : NAN;
+}
+
 static void print_totals(const totals *all)
 {
     char size[16];
@@ -79,7 +92,7 @@ static void print_totals(const totals *all)
         printf("%s: %lld tensors, %s", all[i].file, (long long)all[i].tensors, human_bytes((double)all[i].bytes, size));
         if (all[i].weights > 0.0)
             printf("; %s 1-bit weights at %.3f bits, scales included", human_count(all[i].weights, size),
-                   8.0 * (all[i].weight_bytes + all[i].scale_bytes) / all[i].weights);
+                   packed_bits(&all[i]));
         printf("\n");
     }
 }
@@ -87,12 +100,13 @@ static void print_totals(const totals *all)
 static json_t *totals_json(const totals *all)
 {
     json_t *files = json_array();
-    for (int i = 0; i < FILES && all[i].file != NULL; i++)
-        (void)json_array_append_new(files, json_pack("{s:s, s:I, s:I, s:I, s:o}", "name", all[i].file, "tensors",
-                                                     (json_int_t)all[i].tensors, "bytes", (json_int_t)all[i].bytes, "packed_weights",
-                                                     (json_int_t)all[i].weights, "packed_bits_per_weight", all[i].weights > 0.0
-                                                     ? json_number(8.0 * (all[i].weight_bytes + all[i].scale_bytes) / all[i].weights)
-                                                     : json_null()));
+    for (int i = 0; i < FILES && all[i].file != NULL; i++) {
+        const totals *t = &all[i];
+        (void)json_array_append_new(
+            files, json_pack("{s:s, s:I, s:I, s:I, s:o}", "name", t->file, "tensors", (json_int_t)t->tensors, "bytes",
+                             (json_int_t)t->bytes, "packed_weights", (json_int_t)t->weights, "packed_bits_per_weight",
+                             json_number(packed_bits(t))));
+    }
     return files;
 }
 
@@ -113,7 +127,8 @@ static int list_tensors(const options *o, const qs_checkpoint *checkpoint)
     json_t *tensors = json_array();
     const int width = json ? 0 : name_width(checkpoint);
     if (!json)
-        printf("%s\n%-*s %-5s %-16s %6s %12s\n", qs_checkpoint_path(checkpoint), width, "tensor", "fmt", "shape", "bits", "bytes");
+        printf("%s\n%-*s %-5s %-16s %6s %12s\n", qs_checkpoint_path(checkpoint), width, "tensor", "fmt", "shape", "bits",
+               "bytes");
     for (int64_t i = 0; i < qs_checkpoint_count(checkpoint); i++) {
         qs_tensor_info t;
         const qs_status status = qs_checkpoint_tensor(checkpoint, i, &t);
@@ -128,11 +143,12 @@ static int list_tensors(const options *o, const qs_checkpoint *checkpoint)
             print_tensor(&t, width);
     }
     if (json) {
-        json_t *manifest = json_loads(qs_checkpoint_manifest(checkpoint) == NULL ? "null" : qs_checkpoint_manifest(checkpoint),
-                                      JSON_DECODE_ANY, NULL);
+        const char *text = qs_checkpoint_manifest(checkpoint);
+        json_t *manifest = text == NULL ? NULL : json_loads(text, 0, NULL);
         return print_json(NAME, json_pack("{s:s, s:b, s:b, s:o, s:o, s:o}", "path", qs_checkpoint_path(checkpoint), "native",
-                                          qs_checkpoint_native(checkpoint), "verified", o->value[OPT_VERIFY].given, "manifest",
-                                          manifest == NULL ? json_null() : manifest, "files", totals_json(all), "tensors", tensors));
+                                          qs_checkpoint_native(checkpoint), "verified", o->value[OPT_VERIFY].given,
+                                          "manifest", manifest == NULL ? json_null() : manifest, "files", totals_json(all),
+                                          "tensors", tensors));
     }
     json_decref(tensors);
     print_totals(all);
@@ -226,28 +242,35 @@ static void select_plain(selection *s)
             break;
 }
 
+static void print_value(const selection *s, const json_t *value)
+{
+    if (is_symbol(s->info.format))
+        printf("%c", "-0+"[json_integer_value(value) + 1]);
+    else if (json_is_integer(value))
+        printf("%lld", (long long)json_integer_value(value));
+    else
+        printf("%.7g", json_is_null(value) ? NAN : json_number_value(value));
+}
+
+/* Between items: a margin at the start of a line, else a space unless the items are single symbols. */
+static const char *separator(int64_t i, int per_line, const char *title, bool tight)
+{
+    return i == 0 ? title : i % per_line == 0 ? MARGIN : tight ? "" : " ";
+}
+
 static void print_selection(const selection *s)
 {
-    const int64_t words = (int64_t)json_array_size(s->hex);
-    const bool reals = s->info.format == QS_F32 || s->info.format == QS_F16;
-    const int line_values = is_packed(s->info.format) ? 32 : LINE_WORDS;
-    printf("%s  %s  [%lld, %lld]  in %s\n", s->info.name, format_text(&s->info), (long long)s->info.rows, (long long)s->info.cols,
-           s->info.file);
+    const int64_t words = (int64_t)json_array_size(s->hex), values = (int64_t)json_array_size(s->values);
+    const int line_values = is_packed(s->info.format) ? LINE_VALUES : LINE_WORDS;
+    printf("%s  %s  [%lld, %lld]  in %s\n", s->info.name, format_text(&s->info), (long long)s->info.rows,
+           (long long)s->info.cols, s->info.file);
     for (int64_t i = 0; i < words; i++)
-        printf("%s%s%s", i == 0 ? "words  " : i % LINE_WORDS == 0 ? "       " : " ", json_string_value(json_array_get(s->hex, (size_t)i)),
+        printf("%s%s%s", separator(i, LINE_WORDS, "words  ", false), json_string_value(json_array_get(s->hex, (size_t)i)),
                i % LINE_WORDS == LINE_WORDS - 1 || i == words - 1 ? "\n" : "");
-    const int64_t count = (int64_t)json_array_size(s->values);
-    for (int64_t i = 0; i < count; i++) {
-        const json_t *value = json_array_get(s->values, (size_t)i);
-        printf("%s", i == 0 ? "values " : i % line_values == 0 ? "       " : s->info.format == QS_W1 || s->info.format == QS_T2 ? "" : " ");
-        if (s->info.format == QS_W1 || s->info.format == QS_T2)
-            printf("%c", "-0+"[json_integer_value(value) + 1]);
-        else if (reals)
-            printf("%.7g", json_number_value(value));
-        else
-            printf("%lld", (long long)json_integer_value(value));
-        if (i % line_values == line_values - 1 || i == count - 1)
-            printf("\n");
+    for (int64_t i = 0; i < values; i++) {
+        printf("%s", separator(i, line_values, "values ", is_symbol(s->info.format)));
+        print_value(s, json_array_get(s->values, (size_t)i));
+        printf("%s", i % line_values == line_values - 1 || i == values - 1 ? "\n" : "");
     }
 }
 
@@ -271,9 +294,9 @@ static int show_selection(const options *o, selection *s)
         print_selection(s);
         return flush_output(NAME);
     }
-    return print_json(NAME, json_pack("{s:s, s:s, s:s, s:I, s:I, s:O, s:O}", "name", s->info.name, "file", s->info.file, "format",
-                                      format_text(&s->info), "rows", (json_int_t)s->info.rows, "cols", (json_int_t)s->info.cols,
-                                      "words", s->hex, "values", s->values));
+    return print_json(NAME, json_pack("{s:s, s:s, s:s, s:I, s:I, s:O, s:O}", "name", s->info.name, "file", s->info.file,
+                                      "format", format_text(&s->info), "rows", (json_int_t)s->info.rows, "cols",
+                                      (json_int_t)s->info.cols, "words", s->hex, "values", s->values));
 }
 
 static int show_tensor(const options *o, const qs_checkpoint *checkpoint)
@@ -283,8 +306,8 @@ static int show_tensor(const options *o, const qs_checkpoint *checkpoint)
     const int64_t index = qs_checkpoint_find(checkpoint, name);
     memset(&s, 0, sizeof s);
     if (index < 0)
-        return fail_with(EXIT_DATA, NAME, "%s holds no tensor '%s'; qsbits inspect %s lists them", qs_checkpoint_path(checkpoint), name,
-                         o->operand);
+        return fail_with(EXIT_DATA, NAME, "%s holds no tensor '%s'; qsbits inspect %s lists them",
+                         qs_checkpoint_path(checkpoint), name, o->operand);
     const qs_status status = qs_checkpoint_tensor(checkpoint, index, &s.info);
     if (status != QS_OK)
         return fail_library(NAME, status, NULL);
@@ -333,11 +356,13 @@ const command inspect_command = {
     .operand = "RUN|FILE",
     .required = "",
     .summary = "tensors of a checkpoint or a safetensors file, their bits and values",
-    .about = "Lists the tensors of a run folder (its newest checkpoint), a checkpoint folder or any safetensors file: format,\n"
-             "shape, bits per weight, bytes, and totals per file. With --tensor it shows the first 32-bit words in hex and\n"
-             "what they mean: signs of 1-bit weights (w1), ternary values (t2), levels 1..K (c2, c4; the words of all planes\n"
-             "of these columns, plane by plane), signed levels (c8) or numbers. --verify compares every checksum first.",
-    .examples = {"qsbits inspect run1 --verify", "qsbits inspect run1 --tensor model.layers.0.self_attn.q_proj.weight --words 4"},
+    .about =
+        "Lists the tensors of a run folder (its newest checkpoint), a checkpoint folder or any safetensors file: format,\n"
+        "shape, bits per weight, bytes, and totals per file. With --tensor it shows the first 32-bit words in hex and\n"
+        "what they mean: signs of 1-bit weights (w1), ternary values (t2), levels 1..K (c2, c4; the words of all planes\n"
+        "of these columns, plane by plane), signed levels (c8) or numbers. --verify compares every checksum first.",
+    .examples = {"qsbits inspect run1 --verify",
+                 "qsbits inspect run1 --tensor model.layers.0.self_attn.q_proj.weight --words 4"},
     .exit_codes = CODES,
     .run = run,
 };

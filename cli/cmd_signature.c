@@ -13,7 +13,7 @@ static int run(const options *o)
         return code;
     const qs_status status = qs_signature(context, &signature);
     if (status != QS_OK) {
-        code = fail_library(o->command->name, status, NULL);
+        code = fail_library(o->command->name, status, "report this");
     } else if (o->value[OPT_JSON].given) {
         char text[17];
         (void)snprintf(text, sizeof text, "%016" PRIx64, signature);
@@ -33,9 +33,10 @@ const command signature_command = {
     .bit = SIGNATURE,
     .required = "",
     .summary = "train a tiny model and print one number that pins the arithmetic",
-    .about = "Trains a tiny built-in model with every state machine and baseline and prints a 64-bit hash of the result as 16\n"
-             "hex digits. The number is the same for every thread count, kernel level and compiler; it changes only when a\n"
-             "change of the program changes trained bytes. Two machines that print the same number train the same models.",
+    .about =
+        "Trains a tiny built-in model with every state machine and baseline and prints a 64-bit hash of the result as 16\n"
+        "hex digits. The number is the same for every thread count, kernel level and compiler; it changes only when a\n"
+        "change of the program changes trained bytes. Two machines that print the same number train the same models.",
     .examples = {"qsbits signature", "qsbits signature --cpu scalar --threads 1"},
     .exit_codes = CODES,
     .run = run,

@@ -120,7 +120,8 @@ static void on_skipped(void *user, const char *path, const char *reason)
 /* Continues from the newest valid checkpoint, if there is one. */
 static int resume(run *r)
 {
-    qs_status status = qs_checkpoint_latest(r->context, r->folder.path, r->checkpoint, sizeof r->checkpoint, on_skipped, NULL);
+    qs_status status =
+        qs_checkpoint_latest(r->context, r->folder.path, r->checkpoint, sizeof r->checkpoint, on_skipped, NULL);
     if (status == QS_ERR_NOINPUT) {
         r->checkpoint[0] = '\0';
         return 0;
@@ -129,7 +130,8 @@ static int resume(run *r)
         return fail_library(NAME, status, NULL);
     status = qs_trainer_load(r->trainer, r->checkpoint);
     if (status != QS_OK)
-        return fail_library(NAME, status, status == QS_ERR_ARG ? "use the settings and the text of the run, or another --out" : NULL);
+        return fail_library(NAME, status,
+                            status == QS_ERR_ARG ? "use the settings and the text of the run, or another --out" : NULL);
     r->first_step = qs_trainer_position(r->trainer);
     r->saved_step = r->first_step;
     return 0;
@@ -153,8 +155,10 @@ static void tell_memory(const run *r)
 {
     char ours[16], theirs[16];
     const qs_bits *b = &r->bits;
-    fprintf(stderr, "memory  %s for the matrices and all that trains them (%.2f bits per weight); 16-bit AdamW would take %s,\n"
-                    "        %.1f times as much\n", human_bytes((double)b->training_bytes, ours), b->training_bits_per_weight,
+    fprintf(stderr,
+            "memory  %s for the matrices and all that trains them (%.2f bits per weight); 16-bit AdamW would take %s,\n"
+            "        %.1f times as much\n",
+            human_bytes((double)b->training_bytes, ours), b->training_bits_per_weight,
             human_bytes((double)b->adamw16_bytes, theirs), (double)b->adamw16_bytes / (double)b->training_bytes);
 }
 
@@ -168,20 +172,23 @@ static void tell_start(const run *r)
     qs_context_device(r->context, &device);
     if (qs_model_size_of(c, &size) != QS_OK)
         size.packed_weights = 0;
-    fprintf(stderr, "qsbits %s, %s%s%s, %d thread%s\n", qs_version(), device.backend, device.level[0] == '\0' ? "" : " ", device.level,
-            device.threads, device.threads == 1 ? "" : "s");
+    fprintf(stderr, "qsbits %s, %s%s%s, %d thread%s\n", qs_version(), device.backend, device.level[0] == '\0' ? "" : " ",
+            device.level, device.threads, device.threads == 1 ? "" : "s");
     fprintf(stderr, "model   %lld layers, %lld wide, ffn %lld, %lld heads, ctx %lld: %s %s weights, %s float parameters\n",
             (long long)c->layers, (long long)c->dim, (long long)c->ffn, (long long)c->heads, (long long)c->ctx,
-            human_count((double)size.packed_weights, a), c->dense ? "fp32" : "1-bit", human_count((double)size.float_params, b));
-    fprintf(stderr, "text    %s in %lld file%s (%lld skipped), the last %s to validate; entropy %.3f (order 0),\n"
-                    "        %.3f (order 1) nats per byte\n", human_bytes((double)t->tokens, a), (long long)t->files,
-            t->files == 1 ? "" : "s", (long long)t->skipped, human_bytes((double)t->val_tokens, b), t->entropy0, t->entropy1);
+            human_count((double)size.packed_weights, a), c->dense ? "fp32" : "1-bit",
+            human_count((double)size.float_params, b));
+    fprintf(stderr,
+            "text    %s in %lld file%s (%lld skipped), the last %s to validate; entropy %.3f (order 0),\n"
+            "        %.3f (order 1) nats per byte\n",
+            human_bytes((double)t->tokens, a), (long long)t->files, t->files == 1 ? "" : "s", (long long)t->skipped,
+            human_bytes((double)t->val_tokens, b), t->entropy0, t->entropy1);
     tell_memory(r);
     fprintf(stderr, "train   %lld steps of %lld x %lld tokens, %s%s%s, rate %g, seed %llu\n", (long long)r->training.steps,
             (long long)r->training.batch, (long long)c->ctx, options_choice_text(OPT_OPTIMIZER, r->training.optimizer),
             r->training.optimizer == QS_OPTIMIZER_FSM ? " " : "",
-            r->training.optimizer == QS_OPTIMIZER_FSM ? options_choice_text(OPT_FSM_STATE, r->training.fsm) : "", r->training.lr,
-            (unsigned long long)r->training.seed);
+            r->training.optimizer == QS_OPTIMIZER_FSM ? options_choice_text(OPT_FSM_STATE, r->training.fsm) : "",
+            r->training.lr, (unsigned long long)r->training.seed);
     if (r->first_step > 0)
         fprintf(stderr, "resume  step %lld, %s\n", (long long)r->first_step, r->checkpoint);
 }
@@ -195,7 +202,8 @@ static void tell_end(const run *r)
     if (strcmp(r->stopped, "time") == 0)
         fprintf(stderr, "time    limit reached at step %lld of %lld; go on with: qsbits train --resume --out %s\n",
                 (long long)qs_trainer_position(r->trainer), (long long)r->training.steps, r->folder.path);
-    fprintf(stderr, "run     %s\nnext    qsbits generate --model %s --prompt \"The \" -n 400\n", r->checkpoint, r->folder.path);
+    fprintf(stderr, "run     %s\nnext    qsbits generate --model %s --prompt \"The \" -n 400\n", r->checkpoint,
+            r->folder.path);
 }
 
 static json_t *result_json(const run *r)
@@ -235,10 +243,12 @@ static json_t *result_json(const run *r)
 static int fail_nonfinite(run *r, int64_t step)
 {
     progress_end(&r->progress);
-    return fail_with(EXIT_DATA, NAME,
-                     "the loss is not finite at step %lld; lower --lr (now %g) or --scale-lr (now %g) and start again in another "
-                     "--out; %s%s", (long long)step, r->training.lr, r->training.scale_lr,
-                     r->checkpoint[0] == '\0' ? "no checkpoint was saved" : "the last good checkpoint is ", r->checkpoint);
+    return fail_with(
+        EXIT_DATA, NAME,
+        "the loss is not finite at step %lld; lower --lr (now %g) or --scale-lr (now %g) and start again in another "
+        "--out; %s%s",
+        (long long)step, r->training.lr, r->training.scale_lr,
+        r->checkpoint[0] == '\0' ? "no checkpoint was saved" : "the last good checkpoint is ", r->checkpoint);
 }
 
 static int fail_run(run *r, qs_status status, const char *todo)
@@ -278,7 +288,8 @@ static int save(run *r)
     if (status == QS_OK)
         status = qs_trainer_save(r->trainer, path);
     if (status != QS_OK)
-        return fail_run(r, status, "free space or permissions are missing in --out; older checkpoints are whole, go on with --resume");
+        return fail_run(r, status,
+                        "free space or permissions are missing in --out; older checkpoints are whole, go on with --resume");
     (void)snprintf(r->checkpoint, sizeof r->checkpoint, "%s", path);
     r->saved_step = step;
     run_folder_prune(&r->folder, step, r->o.value[OPT_KEEP].integer);
@@ -340,7 +351,8 @@ static int report(run *r)
     if (code == 0 && number == 0)
         tell_end(r);
     if (code == 0 && number != 0)
-        code = fail_with(128 + number, NAME, "stopped by %s at step %lld, saved as %s; go on with: qsbits train --resume --out %s",
+        code = fail_with(128 + number, NAME,
+                         "stopped by %s at step %lld, saved as %s; go on with: qsbits train --resume --out %s",
                          signals_name(number), (long long)qs_trainer_position(r->trainer), r->checkpoint, r->folder.path);
     return code;
 }
@@ -396,7 +408,8 @@ static void list_presets(FILE *out)
         qs_model_config_default(&c);
         if (qs_model_preset(qs_model_preset_name(i), &c) == QS_OK && qs_model_config_resolve(&c) == QS_OK &&
             qs_model_size_of(&c, &size) == QS_OK)
-            fprintf(out, "  %-8s %3lld layers, %5lld wide, ffn %5lld, %2lld heads, %2lld kv heads, ctx %4lld: %s weights in %s\n",
+            fprintf(out,
+                    "  %-8s %3lld layers, %5lld wide, ffn %5lld, %2lld heads, %2lld kv heads, ctx %4lld: %s weights in %s\n",
                     qs_model_preset_name(i), (long long)c.layers, (long long)c.dim, (long long)c.ffn, (long long)c.heads,
                     (long long)c.kv_heads, (long long)c.ctx, human_count((double)size.packed_weights, weights),
                     human_bytes((double)size.packed_bytes, bytes));
@@ -410,11 +423,12 @@ const command train_command = {
     .bit = TRAIN,
     .required = "--data FILE|DIR --out RUN",
     .summary = "train a model with 1-bit weights on a text",
-    .about = "Trains a decoder whose weights are one bit each on the bytes of a text. There are no float copies of the weights and\n"
-             "no float gradients: a small state beside every weight decides when its sign flips (--fsm-state). The run folder\n"
-             "gets config.json, metrics.jsonl (one line per step) and step-NNNNNNNN checkpoints. Ctrl-C finishes the step,\n"
-             "saves and stops; --resume --out RUN goes on, and ends with the same bytes as a run that was never stopped,\n"
-             "also with another number of threads. ste, frozen and adamw train the same network in other ways, to compare.",
+    .about =
+        "Trains a decoder whose weights are one bit each on the bytes of a text. There are no float copies of the weights\n"
+        "and no float gradients: a small state beside every weight decides when its sign flips (--fsm-state). The run\n"
+        "folder gets config.json, metrics.jsonl (one line per step) and step-NNNNNNNN checkpoints. Ctrl-C finishes the\n"
+        "step, saves and stops; --resume --out RUN goes on, and ends with the same bytes as a run that was never stopped,\n"
+        "also with another number of threads. ste, frozen and adamw train the same network in other ways, to compare.",
     .examples = {"qsbits train --data book.txt --out run1 --preset mini --steps 2000",
                  "qsbits train --resume --out run1 --time-limit 3600 --json"},
     .exit_codes = CODES,

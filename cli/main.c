@@ -28,7 +28,8 @@ enum { EXIT_CODE_COUNT = sizeof EXIT_CODES / sizeof EXIT_CODES[0] };
 
 static void print_help(void)
 {
-    printf("qsbits %s - language models whose weights are one bit\n\nUsage: qsbits COMMAND [OPTION]...\n\nCommands:\n", qs_version());
+    printf("qsbits %s - language models whose weights are one bit\n\nUsage: qsbits COMMAND [OPTION]...\n\nCommands:\n",
+           qs_version());
     for (int i = 0; i < COMMAND_COUNT; i++)
         printf("  %-12s %s\n", COMMANDS[i]->name, COMMANDS[i]->summary);
     printf("\nqsbits COMMAND --help explains a command with all its options; qsbits --version prints the version.\n"

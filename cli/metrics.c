@@ -90,22 +90,24 @@ static int write_line(metrics *m, json_t *line)
         return fail_with(EXIT_INTERNAL, "train", "cannot format a line of %s; report this", m->path);
     const bool written = fprintf(m->file, "%s\n", text) > 0 && fflush(m->file) == 0;
     free(text);
-    return written ? 0 : fail_with(EXIT_IO, "train", "cannot write %s (%s); free space on the disk, then use --resume", m->path,
-                                   strerror(errno));
+    return written ? 0
+                   : fail_with(EXIT_IO, "train", "cannot write %s (%s); free space on the disk, then use --resume", m->path,
+                               strerror(errno));
 }
 
 int metrics_step(metrics *m, const qs_step_info *info)
 {
     return write_line(m, json_pack("{s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o}", "step", (json_int_t)info->step, "tokens",
-                                   (json_int_t)info->tokens, "loss", json_number(info->loss), "lr", json_number(info->lr), "density",
-                                   json_number(info->density), "pulses", json_number(info->pulses), "flips",
+                                   (json_int_t)info->tokens, "loss", json_number(info->loss), "lr", json_number(info->lr),
+                                   "density", json_number(info->density), "pulses", json_number(info->pulses), "flips",
                                    json_number(info->flips), "seconds", json_number(now_seconds() - m->started)));
 }
 
 int metrics_validation(metrics *m, int64_t step, double val_loss, int64_t val_tokens)
 {
-    return write_line(m, json_pack("{s:I, s:o, s:I, s:o}", "step", (json_int_t)step, "val_loss", json_number(val_loss), "val_tokens",
-                                   (json_int_t)val_tokens, "seconds", json_number(now_seconds() - m->started)));
+    return write_line(m,
+                      json_pack("{s:I, s:o, s:I, s:o}", "step", (json_int_t)step, "val_loss", json_number(val_loss),
+                                "val_tokens", (json_int_t)val_tokens, "seconds", json_number(now_seconds() - m->started)));
 }
 
 void metrics_close(metrics *m)

@@ -207,7 +207,8 @@ const char *options_choice_text(option_id id, int64_t index)
 static option_id find_long(const command *which, const char *name, size_t length)
 {
     for (int i = 0; i < OPTIONS; i++)
-        if ((LIST[i].commands & which->bit) != 0 && strlen(LIST[i].name) == length && memcmp(LIST[i].name, name, length) == 0)
+        if ((LIST[i].commands & which->bit) != 0 && strlen(LIST[i].name) == length &&
+            memcmp(LIST[i].name, name, length) == 0)
             return (option_id)i;
     return OPTIONS;
 }
@@ -235,8 +236,8 @@ static int fail_unknown(const command *which, const char *argument, size_t lengt
         memcpy(word, name, name_length);
         const char *nearest = name_length < 2 ? NULL : options_nearest(word, names);
         if (nearest != NULL)
-            return fail_usage(which->name, "unknown option %.*s; did you mean --%s? (qsbits %s --help lists all)", (int)length,
-                              argument, nearest, which->name);
+            return fail_usage(which->name, "unknown option %.*s; did you mean --%s? (qsbits %s --help lists all)",
+                              (int)length, argument, nearest, which->name);
     }
     return fail_usage(which->name, "unknown option %.*s; see qsbits %s --help", (int)length, argument, which->name);
 }

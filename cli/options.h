@@ -42,13 +42,15 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE } option_kind;
     X(LAYERS, "layers", 0, INT, 1, 4096, TRAIN, SETTING, "Model", "N", "(preset)", "blocks") \
     X(DIM, "dim", 0, INT, 32, 1 << 20, TRAIN, SETTING, "Model", "N", "(preset)", "width, a multiple of 32") \
     X(HEADS, "heads", 0, INT, 1, 1024, TRAIN, SETTING, "Model", "N", "(preset)", "query heads") \
-    X(KV_HEADS, "kv-heads", 0, INT, 0, 1024, TRAIN, SETTING, "Model", "N", "(preset)", "key and value heads, a divisor of heads") \
+    X(KV_HEADS, "kv-heads", 0, INT, 0, 1024, TRAIN, SETTING, "Model", "N", "(preset)", \
+      "key and value heads, a divisor of heads") \
     X(HEAD_DIM, "head-dim", 0, INT, 0, 512, TRAIN, SETTING, "Model", "N", "(dim / heads)", "width of a head, even") \
     X(FFN, "ffn", 0, INT, 0, 1 << 22, TRAIN, SETTING, "Model", "N", "(preset)", "width inside the feed-forward part") \
     X(CTX, "ctx", 'c', INT, 2, 1 << 20, TRAIN, SETTING, "Model", "N", "(preset)", "tokens of a training window") \
     X(QK_NORM, "qk-norm", 0, FLAG, 0, 0, TRAIN, SETTING, "Model", NULL, NULL, "RMSNorm on queries and keys, per head") \
     X(NO_SUB_NORM, "no-sub-norm", 0, FLAG, 0, 0, TRAIN, SETTING, "Model", NULL, NULL, \
       "no RMSNorm before the attention-output and down products") \
+    X(TIED, "tied", 0, FLAG, 0, 0, TRAIN, SETTING, "Model", NULL, NULL, "the embedding is the output layer as well") \
     X(OPTIMIZER, "optimizer", 0, CHOICE, 0, 0, TRAIN, SETTING, "Training", CHOICES_OPTIMIZER, "fsm", \
       "what trains the matrices: a state machine on 1-bit weights, or a baseline") \
     X(FSM_STATE, "fsm-state", 0, CHOICE, 0, 0, TRAIN, SETTING, "Training", CHOICES_FSM, "c4", \
@@ -100,16 +102,21 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE } option_kind;
     X(TOP_P, "top-p", 0, REAL, 0, 1, GENERATE, PLAIN, "Generation", "F", "0.95", \
       "draw from the likeliest that make up this share, 1 is off") \
     X(DRAW_SEED, "seed", 's', INT, 0, INT64_MAX, GENERATE, PLAIN, "Generation", "N", "1", "of the draws") \
-    X(CONTEXT, "ctx", 'c', INT, 2, 1 << 20, GENERATE, PLAIN, "Generation", "N", "(the model's)", "tokens the model can look back on") \
+    X(CONTEXT, "ctx", 'c', INT, 2, 1 << 20, GENERATE, PLAIN, "Generation", "N", "(the model's)", \
+      "tokens the model can look back on") \
     X(TENSOR, "tensor", 0, TEXT, 0, 0, INSPECT, PLAIN, "Selection", "NAME", "(all)", "show values of this tensor") \
     X(WORDS, "words", 0, INT, 0, INT64_MAX, INSPECT, PLAIN, "Selection", "N", "8", "32-bit words to show, 0 is all") \
-    X(VERIFY, "verify", 0, FLAG, 0, 0, INSPECT, PLAIN, "Selection", NULL, NULL, "read everything and compare all checksums") \
+    X(VERIFY, "verify", 0, FLAG, 0, 0, INSPECT, PLAIN, "Selection", NULL, NULL, \
+      "read everything and compare all checksums") \
     X(SHAPE, "shape", 0, TEXT, 0, 0, BENCH, PLAIN, "Measurement", "M,N,K", "4096,512,512", \
       "tokens, outputs and inputs of the linear operations") \
     X(SECONDS, "seconds", 0, REAL, 0.001, 3600, BENCH, PLAIN, "Measurement", "S", "0.3", "time to spend on each operation") \
-    X(THREADS, "threads", 't', INT, 0, 1024, COMPUTE, PLAIN, "Machine", "N", "0", "worker threads, 0 is all cores; the same result") \
-    X(CPU, "cpu", 0, TEXT, 0, 0, COMPUTE, PLAIN, "Machine", "LEVEL", "(best)", "kernel level, see qsbits info; the same result") \
-    X(DEVICE, "device", 0, TEXT, 0, 0, COMPUTE, PLAIN, "Machine", "NAME", "(cpu)", "backend: a name of qsbits info or the path of a plugin") \
+    X(THREADS, "threads", 't', INT, 0, 1024, COMPUTE, PLAIN, "Machine", "N", "0", \
+      "worker threads, 0 is all cores; the same result") \
+    X(CPU, "cpu", 0, TEXT, 0, 0, COMPUTE, PLAIN, "Machine", "LEVEL", "(best)", \
+      "kernel level, see qsbits info; the same result") \
+    X(DEVICE, "device", 0, TEXT, 0, 0, COMPUTE, PLAIN, "Machine", "NAME", "(cpu)", \
+      "backend: a name of qsbits info or the path of a plugin") \
     X(JSON, "json", 0, FLAG, 0, 0, EVERY, PLAIN, "Output", NULL, NULL, "one JSON object on standard output") \
     X(HELP, "help", 'h', FLAG, 0, 0, EVERY, PLAIN, "Output", NULL, NULL, "this page")
 

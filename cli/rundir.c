@@ -26,7 +26,8 @@ int run_folder_init(run_folder *run, const char *path)
     run->lock = -1;
     if (path[0] == '\0')
         return fail_usage("train", "--out is empty; give the path of a run folder");
-    if (strlen(path) > PATH_MAX - 64 || join(run->config, path, "config.json") != 0 || join(run->metrics, path, "metrics.jsonl") != 0)
+    if (strlen(path) > PATH_MAX - 64 || join(run->config, path, "config.json") != 0 ||
+        join(run->metrics, path, "metrics.jsonl") != 0)
         return fail_usage("train", "--out is longer than %d bytes; choose a shorter path", PATH_MAX - 64);
     return 0;
 }
@@ -68,7 +69,8 @@ int run_folder_check(const run_folder *run, bool resume)
     if (stat(run->path, &st) != 0) {
         if (errno == ENOENT)
             return 0;
-        return fail_with(EXIT_CREATE, "train", "cannot use --out %s (%s); choose another folder", run->path, strerror(errno));
+        return fail_with(EXIT_CREATE, "train", "cannot use --out %s (%s); choose another folder", run->path,
+                         strerror(errno));
     }
     if (!S_ISDIR(st.st_mode))
         return fail_with(EXIT_CREATE, "train", "--out %s is not a folder; choose another name", run->path);
@@ -78,8 +80,8 @@ int run_folder_check(const run_folder *run, bool resume)
     if (code != 0)
         return code;
     if (!resume && (list_steps(run, "", steps) > 0 || list_steps(run, ".old", steps) > 0))
-        return fail_with(EXIT_CREATE, "train", "%s already holds checkpoints; continue them with --resume or choose another --out",
-                         run->path);
+        return fail_with(EXIT_CREATE, "train",
+                         "%s already holds checkpoints; continue them with --resume or choose another --out", run->path);
     return 0;
 }
 
@@ -127,12 +129,15 @@ int run_folder_create(run_folder *run)
     int64_t steps[MAX_LISTED];
     char path[PATH_MAX];
     if (make_folder(run->path, &run->created) != 0)
-        return fail_with(EXIT_CREATE, "train", "cannot make the folder %s (%s); choose another --out", run->path, strerror(errno));
+        return fail_with(EXIT_CREATE, "train", "cannot make the folder %s (%s); choose another --out", run->path,
+                         strerror(errno));
     run->lock = open(run->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (run->lock < 0)
-        return fail_with(EXIT_CREATE, "train", "cannot open the folder %s (%s); choose another --out", run->path, strerror(errno));
+        return fail_with(EXIT_CREATE, "train", "cannot open the folder %s (%s); choose another --out", run->path,
+                         strerror(errno));
     if (flock(run->lock, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
-        return fail_with(EXIT_CREATE, "train", "another process is training in %s; wait for it or choose another --out", run->path);
+        return fail_with(EXIT_CREATE, "train", "another process is training in %s; wait for it or choose another --out",
+                         run->path);
     if (access(run->path, W_OK | X_OK) != 0)
         return fail_with(EXIT_CREATE, "train", "cannot write to %s (%s); choose another --out", run->path, strerror(errno));
     for (int i = list_steps(run, ".tmp", steps) - 1; i >= 0; i--) {
@@ -186,7 +191,8 @@ int run_folder_write_config(const run_folder *run, json_t *config)
     if (text == NULL || join(temporary, run->path, "config.json.tmp") != 0)
         code = fail_with(EXIT_INTERNAL, "train", "cannot format the settings; report this");
     else if (write_file(temporary, text) != 0 || rename(temporary, run->config) != 0) {
-        code = fail_with(EXIT_IO, "train", "cannot write %s (%s); check the disk and its free space", run->config, strerror(errno));
+        code = fail_with(EXIT_IO, "train", "cannot write %s (%s); check the disk and its free space", run->config,
+                         strerror(errno));
         (void)unlink(temporary);
     }
     free(text);

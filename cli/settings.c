@@ -29,10 +29,13 @@ int settings_model(const options *o, qs_model_config *config)
         config->ctx = v[OPT_CTX].integer;
     config->qk_norm = (int32_t)v[OPT_QK_NORM].integer;
     config->sub_norm = v[OPT_NO_SUB_NORM].integer == 0;
+    config->tied = (int32_t)v[OPT_TIED].integer;
     config->dense = v[OPT_OPTIMIZER].integer == QS_OPTIMIZER_ADAMW;
     const qs_status status = qs_model_config_resolve(config);
-    return status == QS_OK ? 0 : fail_library(o->command->name, status, "change --layers, --dim, --heads, --kv-heads, --head-dim, "
-                                                                        "--ffn or --ctx");
+    return status == QS_OK ? 0
+                           : fail_library(o->command->name, status,
+                                          "change --layers, --dim, --heads, --kv-heads, --head-dim, "
+                                          "--ffn or --ctx");
 }
 
 void settings_training(const options *o, qs_train_options *training)
@@ -91,32 +94,32 @@ static json_t *options_json(const options *o, const char *data)
 
 static json_t *model_json(const qs_model_config *c)
 {
-    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:b, s:b, s:f, s:f}", "vocab", (json_int_t)c->vocab, "layers",
-                     (json_int_t)c->layers, "dim", (json_int_t)c->dim, "heads", (json_int_t)c->heads, "kv_heads",
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:b, s:b, s:b, s:f, s:f}", "vocab", (json_int_t)c->vocab,
+                     "layers", (json_int_t)c->layers, "dim", (json_int_t)c->dim, "heads", (json_int_t)c->heads, "kv_heads",
                      (json_int_t)c->kv_heads, "head_dim", (json_int_t)c->head_dim, "ffn", (json_int_t)c->ffn, "ctx",
-                     (json_int_t)c->ctx, "qk_norm", c->qk_norm, "sub_norm", c->sub_norm, "dense", c->dense, "rope_theta",
-                     c->rope_theta, "norm_eps", c->norm_eps);
+                     (json_int_t)c->ctx, "qk_norm", c->qk_norm, "sub_norm", c->sub_norm, "tied", c->tied, "dense", c->dense,
+                     "rope_theta", c->rope_theta, "norm_eps", c->norm_eps);
 }
 
 static json_t *training_json(const qs_train_options *t)
 {
-    return json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:b, s:I, s:f, s:f, s:f, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:i}",
-                     "optimizer", options_choice_text(OPT_OPTIMIZER, t->optimizer), "fsm_state",
-                     options_choice_text(OPT_FSM_STATE, t->fsm), "fsm_recipe", options_choice_text(OPT_FSM_RECIPE, t->recipe),
-                     "schedule", options_choice_text(OPT_SCHEDULE, t->schedule), "steps", (json_int_t)t->steps, "batch",
-                     (json_int_t)t->batch, "micro_batch", (json_int_t)t->micro_batch, "recompute", t->recompute, "seed",
-                     (json_int_t)t->seed, "lr", t->lr, "matrix_lr", t->matrix_lr, "scale_lr", t->scale_lr, "warmup",
-                     (json_int_t)t->warmup, "final_lr", t->final_lr, "weight_decay", t->weight_decay, "clip", t->clip,
-                     "density_start", t->density_start, "density_end", t->density_end, "amplitude_start", t->amplitude_start,
-                     "amplitude_end", t->amplitude_end, "sticky", t->sticky);
+    return json_pack(
+        "{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:b, s:I, s:f, s:f, s:f, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:i}",
+        "optimizer", options_choice_text(OPT_OPTIMIZER, t->optimizer), "fsm_state",
+        options_choice_text(OPT_FSM_STATE, t->fsm), "fsm_recipe", options_choice_text(OPT_FSM_RECIPE, t->recipe), "schedule",
+        options_choice_text(OPT_SCHEDULE, t->schedule), "steps", (json_int_t)t->steps, "batch", (json_int_t)t->batch,
+        "micro_batch", (json_int_t)t->micro_batch, "recompute", t->recompute, "seed", (json_int_t)t->seed, "lr", t->lr,
+        "matrix_lr", t->matrix_lr, "scale_lr", t->scale_lr, "warmup", (json_int_t)t->warmup, "final_lr", t->final_lr,
+        "weight_decay", t->weight_decay, "clip", t->clip, "density_start", t->density_start, "density_end", t->density_end,
+        "amplitude_start", t->amplitude_start, "amplitude_end", t->amplitude_end, "sticky", t->sticky);
 }
 
 json_t *settings_config(const options *o, const char *data, const qs_text_info *text, const qs_model_config *model,
                         const qs_train_options *training)
 {
     return json_pack("{s:s, s:o, s:o, s:o, s:{s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:s}}", "qsbits", qs_version(), "options",
-                     options_json(o, data), "model", model_json(model), "training", training_json(training), "text", "tokens",
-                     (json_int_t)text->tokens, "train_tokens", (json_int_t)text->train_tokens, "val_tokens",
+                     options_json(o, data), "model", model_json(model), "training", training_json(training), "text",
+                     "tokens", (json_int_t)text->tokens, "train_tokens", (json_int_t)text->train_tokens, "val_tokens",
                      (json_int_t)text->val_tokens, "files", (json_int_t)text->files, "skipped", (json_int_t)text->skipped,
                      "entropy0", text->entropy0, "entropy1", text->entropy1, "hash", text->hash);
 }

@@ -155,7 +155,7 @@ static int words(test_case *c, const char *name, enum kind kind, int64_t n)
     for (int64_t j = 0; kind != WRITE && j < n; j++) {
         const uint32_t word = (uint32_t)draw(c);
         const uint32_t sparse = word & (uint32_t)draw(c) & (uint32_t)draw(c);
-        ((uint32_t *)(void *)c->op[i].initial)[j] = pattern == 0 ? 0 : pattern == 1 ? UINT32_MAX : pattern == 2 ? sparse : word;
+        ((uint32_t *)(void *)c->op[i].initial)[j] = pattern == 0 ? 0 : pattern == 1 ? ~0u : pattern == 2 ? sparse : word;
     }
     return i;
 }

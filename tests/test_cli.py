@@ -297,7 +297,8 @@ class Resume(CliCase):
     def test_second_signal(self):
         """The second signal ends the process at once, also where the first is still waiting for a long step."""
         run = self.folder / "run"
-        arguments = ("train", "--data", self.text, "--out", run, "--dim", "256", "--layers", "4", "--batch", "256", "--steps", "9")
+        arguments = ("train", "--data", self.text, "--out", run, "--dim", "256", "--layers", "4", "--batch", "96", "--steps", "9",
+                     "--final-windows", "1")
         process = subprocess.Popen([QSBITS, *map(str, arguments)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                    stderr=subprocess.DEVNULL, env=self.environment())
         end = time.monotonic() + 60
@@ -444,6 +445,14 @@ class Output(CliCase):
         self.assertIn("scalar", [level["name"] for level in told["levels"]])
         self.assertIn("cpu", [backend["name"] for backend in told["backends"]])
         self.assertIn("threads   1", self.ok("info", "-t1").stdout.decode())
+
+    @unittest.skipIf(os.environ.get("QSBITS_SANITIZE") == "1", "times mean nothing under sanitizers")
+    def test_bench(self):
+        told = self.json("bench", "--seconds", "0.001", "--shape", "64,32,32")
+        self.assertLessEqual({"linear", "linear_dx", "linear_dw", "fsm_visit t2", "fsm_visit c2", "fsm_visit c4", "fsm_visit c8",
+                              "attention", "rmsnorm", "swiglu", "cross_entropy", "adamw"}, {o["op"] for o in told["operations"]})
+        self.assertGreater(told["step"]["tokens_per_second"], 0)
+        self.refused(64, "--shape", "bench", "--shape", "64,33,32")
 
     def test_signature(self):
         one = self.ok("signature", "--threads", "1").stdout.decode()

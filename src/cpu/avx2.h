@@ -34,6 +34,11 @@ void qsi_avx2_vector(qsi_kernels *table);
 void qsi_avx2_attention(qsi_kernels *table);
 void qsi_avx2_fsm(qsi_kernels *table);
 
+/* w1_forward for 1 to 4 tokens (avx2_w1_few.c). Returns 0, with nothing done, when the scratch is too small for k. */
+int qsi_avx2_w1_few(float *y, int64_t ldy, const float *x, int64_t ldx, const uint32_t *w, int64_t ldw,
+                    const uint16_t *scale, const float *addend, int64_t ldadd, int64_t m, int64_t n, int64_t k,
+                    float *scratch);
+
 /* qsi_expf in 8 lanes, the same operations in the same order. NaN stays NaN by itself: it converts to 2^31, of which the
  * shift leaves nothing to add to the exponent. */
 AVX2_INLINE __m256 qsi_exp8(__m256 x)

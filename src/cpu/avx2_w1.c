@@ -7,6 +7,7 @@
  * The half of the table with opposite signs is the negation of the other half: exact except for the sign of a zero, which
  * cannot reach an accumulator that starts at +0.
  *
+ * Up to 4 tokens would waste most lanes: avx2_w1_few.c puts outputs across lanes instead.
  * Forward: groups run along k, words are read as stored. Backward: groups run along n, so 32 x 32 blocks of bits are
  * transposed first; the loop over outputs (now columns) is the same code. */
 #include "cpu/avx2.h"
@@ -207,6 +208,8 @@ static void w1_forward(float *y, int64_t ldy, const float *x, int64_t ldx, const
     for (int64_t i = 0; i < m; i += 32) {
         const int64_t rows = m - i < 32 ? m - i : 32;
         const float *add = addend ? addend + i * ldadd : NULL;
+        if (rows <= 4 && qsi_avx2_w1_few(y + i * ldy, ldy, x + i * ldx, ldx, w, ldw, scale, add, ldadd, rows, n, k, scratch))
+            break;
         switch ((rows + 7) / 8) {
         case 1: forward1(y + i * ldy, ldy, x + i * ldx, ldx, &a, add, ldadd, rows, scratch); break;
         case 2: forward2(y + i * ldy, ldy, x + i * ldx, ldx, &a, add, ldadd, rows, scratch); break;
