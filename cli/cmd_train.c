@@ -13,7 +13,7 @@
 #include "signals.h"
 
 static const char NAME[] = "train";
-enum { SHARE_OF_RUN = 10, EVALUATION_BATCH = 32 };
+enum { SHARE_OF_RUN = 10, LEAST_INTERVAL = 20, EVALUATION_BATCH = 32 };
 
 typedef struct run {
     options o;                      /* of the command line, completed from config.json when resuming */
@@ -61,7 +61,9 @@ static int complete_options(run *r, const options *o)
 static int64_t interval(const run *r, option_id id)
 {
     const int64_t automatic = r->training.steps / SHARE_OF_RUN;
-    return r->o.value[id].given ? r->o.value[id].integer : automatic > 0 ? automatic : 1;
+    if (r->o.value[id].given)
+        return r->o.value[id].integer;
+    return automatic > LEAST_INTERVAL ? automatic : LEAST_INTERVAL;
 }
 
 static int open_text(run *r)

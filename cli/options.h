@@ -83,9 +83,9 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE } option_kind;
     X(OUT, "out", 'o', TEXT, 0, 0, TRAIN, PLAIN, "Run", "RUN", NULL, "run folder: settings, metrics, checkpoints") \
     X(RESUME, "resume", 0, FLAG, 0, 0, TRAIN, PLAIN, "Run", NULL, NULL, \
       "continue the newest valid checkpoint of RUN; without one start at step 0") \
-    X(EVAL_EVERY, "eval-every", 0, INT, 0, INT64_C(1) << 31, TRAIN, SETTING, "Run", "N", "(steps / 10)", \
+    X(EVAL_EVERY, "eval-every", 0, INT, 0, INT64_C(1) << 31, TRAIN, SETTING, "Run", "N", "(steps / 10, at least 20)", \
       "steps between validations, 0 is never") \
-    X(SAVE_EVERY, "save-every", 0, INT, 0, INT64_C(1) << 31, TRAIN, SETTING, "Run", "N", "(steps / 10)", \
+    X(SAVE_EVERY, "save-every", 0, INT, 0, INT64_C(1) << 31, TRAIN, SETTING, "Run", "N", "(steps / 10, at least 20)", \
       "steps between checkpoints, 0 is at the end only") \
     X(EVAL_WINDOWS, "eval-windows", 0, INT, 0, INT64_MAX, TRAIN, SETTING, "Run", "N", "64", \
       "windows of a validation on the way, 0 is all") \

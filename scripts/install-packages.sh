@@ -7,7 +7,7 @@ set -euo pipefail
 usage() { echo "usage: ${0##*/} build|test" >&2; exit 64; }
 
 packages_of() {
-    local build="gcc libc6-dev make cmake ninja-build pkg-config libjansson-dev libxxhash-dev librandom123-dev"
+    local build="gcc libc6-dev make cmake pkg-config libjansson-dev libxxhash-dev librandom123-dev"
     case "${1:-}" in
     build) echo "$build" ;;
     test) echo "$build g++ libcmocka-dev python3" ;;
@@ -21,7 +21,6 @@ have() {
     gcc) command -v "${CC:-cc}" ;;
     g++) command -v "${CXX:-c++}" ;;
     make | cmake | pkg-config | python3) command -v "$1" ;;
-    ninja-build) command -v ninja || command -v make ;;
     libc6-dev) [ -e /usr/include/stdlib.h ] ;;
     libjansson-dev) pkg-config --exists jansson ;;
     libxxhash-dev) pkg-config --exists libxxhash ;;

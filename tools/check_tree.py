@@ -31,6 +31,7 @@ LAYERS = {
     # Internal functions of the core and of file formats are tested directly; kernels only through their table.
     "tests": ["core/", "io/", "cpu/kernels.h", "cpu/kernels.def"],
 }
+TOPS = ("include", "src", "cli", "backends", "python", "tests", "bench", "examples", "tools", "scripts")
 VENDORS = re.compile(r"(?<![a-z])(cuda|cublas|nvidia|opencl|sycl|oneapi|rocm|vulkan|hip(?![a-z])|directml)", re.I)
 LOUD = re.compile(r"\b(exit|_exit|_Exit|quick_exit|abort|assert|v?printf|v?fprintf|v?dprintf|puts|fputs|putchar|perror)\s*\(")
 OPENMP = re.compile(r"#\s*pragma\s+omp\b|\bomp_\w+\s*\(|<omp\.h>")
@@ -42,12 +43,13 @@ MAX_COLUMNS = 140
 
 
 def files_of(root):
-    """All text files of the tree, relative to root, without build folders and hidden ones."""
-    for folder, names, files in os.walk(root):
-        names[:] = sorted(n for n in names if not n.startswith(".") and not n.startswith("build") and n != "__pycache__")
-        for name in sorted(files):
-            if name.endswith(TEXTS):
-                yield os.path.relpath(os.path.join(folder, name), root)
+    """The project's own text files, relative to root; what builds and runs leave in the root does not count."""
+    for top in TOPS:
+        for folder, names, files in os.walk(os.path.join(root, top)):
+            names[:] = sorted(n for n in names if n != "__pycache__")
+            for name in sorted(files):
+                if name.endswith(TEXTS):
+                    yield os.path.relpath(os.path.join(folder, name), root)
 
 
 def without_comments(text):

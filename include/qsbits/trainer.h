@@ -25,7 +25,7 @@ typedef enum qs_optimizer {
 
 typedef enum qs_recipe {
     QS_RECIPE_DEFAULT,   /* docs/numerics.md: normalised, one visit, hot then cold */
-    QS_RECIPE_LITERAL,   /* the method as published: t2 from 0, T2 gradient in memory, constant density 2%, raw gradient */
+    QS_RECIPE_LITERAL,   /* the method as published (t2 only): from 0, T2 gradient in memory, constant density 2%, raw gradient */
     QS_RECIPE_EXACT      /* the default with same-step statistics and quantile: two visits and a dense gradient; for tests */
 } qs_recipe;
 

@@ -83,6 +83,13 @@ static inline void qsi_each(const qsi_run *run, int64_t tasks, qsi_task_fn *fn, 
     qsi_parallel_for(run->threads, tasks, fn, arg);
 }
 
+/* An op of few multiply-adds is done in a few microseconds, less than it takes to wake threads. */
+static inline void qsi_weigh(qsi_run *run, int64_t multiply_adds)
+{
+    if (multiply_adds < 1 << 17)
+        run->threads = 1;
+}
+
 /* Rows per task when a row has cols elements of cheap work: enough to outweigh handing out the task. */
 static inline int64_t qsi_grain(int64_t cols)
 {

@@ -128,6 +128,7 @@ qs_status qsi_cpu_attention(qsi_run *run)
     qs_status status = QS_OK;
     const int64_t head_dim = run->op->i[0], tq = run->op->i[1];
     attention_job job = {.run = run, .head_dim = head_dim, .tq = tq, .tkv = run->op->i[2]};
+    qsi_weigh(run, run->v[Q].rows * run->v[Q].cols * job.tkv);
     job.groups = run->v[K].cols / head_dim;
     job.heads = run->v[Q].cols / head_dim / job.groups;
     job.tile = qsi_min(QSI_TILE, tq);

@@ -84,6 +84,7 @@ qs_status qsi_cpu_attention_grad(qsi_run *run)
     qs_status status = QS_OK;
     const int64_t head_dim = run->op->i[0], seq = run->op->i[1];
     attention_grad_job job = {.run = run, .head_dim = head_dim, .seq = seq, .groups = run->v[K].cols / head_dim};
+    qsi_weigh(run, run->v[Q].rows * run->v[Q].cols * seq);
     job.heads = run->v[Q].cols / head_dim / job.groups;
     job.scale = qsi_attention_scale(head_dim);
     QS_TRY(qsi_scratch_need(run, 0, 2 * qsi_floats(head_dim * QSI_TILE) + 2 * qsi_floats(QSI_TILE * QSI_TILE)));

@@ -213,6 +213,7 @@ qs_status qsi_cpu_fsm_visit(qsi_run *run)
 {
     qs_status status = QS_OK;
     const int64_t rows = run->v[W].rows, cols = run->v[W].cols, blocks = qsi_ceil_div(rows, QS_ROW_BLOCK);
+    qsi_weigh(run, rows * cols * (16 + run->v[DY].rows));
     const int64_t group = qsi_grad_group(rows, run->threads), tasks = qsi_ceil_div(rows, group);
     const int64_t counts = qsi_round_up(2 * tasks * (int64_t)sizeof(int64_t), 64);
     const int64_t tile = (int64_t)sizeof(desk) + 64 + (run->v[DGRAD].p ? 0 : qsi_grad_scratch(run->v[DY].rows));

@@ -67,6 +67,7 @@ qs_status qsi_cpu_linear_dw(qsi_run *run)
 {
     qs_status status = QS_OK;
     const qsi_slot *dw = &run->v[0];
+    qsi_weigh(run, dw->rows * dw->cols * run->v[1].rows);
     dw_job job = {run, qsi_grad_group(dw->rows, run->threads), qsi_ceil_div(dw->cols, QSI_GRAD_COLS)};
     QS_TRY(qsi_scratch_need(run, 0, qsi_grad_scratch(run->v[1].rows)));
     qsi_each(run, qsi_ceil_div(dw->rows, job.group) * job.across, dw_task, &job);

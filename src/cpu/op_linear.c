@@ -10,18 +10,18 @@ typedef struct grid {
     int64_t rows, cols, tile_rows, tile_cols, across;
 } grid;
 
-enum { FEW_TOKENS = 8, TOKENS = 96, COLS_UNIT = 64 };
+enum { TOKENS = 96, TOKENS_UNIT = 32, COLS_UNIT = 128 };   /* the kernels work on 32 tokens at a time */
 
 /* Whole rows of up to TOKENS tokens where that gives every thread two tasks, else fewer tokens, else also fewer columns. */
 static grid w1_grid(int64_t rows, int64_t cols, int threads)
 {
-    grid g = {rows, cols, TOKENS, qsi_max(cols, 1), 1};
+    grid g = {rows, cols, TOKENS, cols, 1};
     const int64_t wanted = 2 * (int64_t)threads;
-    if (threads > 1 && qsi_ceil_div(rows, TOKENS) < wanted) {
-        g.tile_rows = qsi_max(FEW_TOKENS, qsi_round_up(qsi_ceil_div(rows, wanted), FEW_TOKENS));
+    if (threads > 1) {
+        g.tile_rows = qsi_min(TOKENS, qsi_round_up(qsi_ceil_div(rows, wanted), TOKENS_UNIT));
         const int64_t strips = qsi_ceil_div(wanted, qsi_ceil_div(rows, g.tile_rows));
-        if (strips > 1 && rows < wanted * FEW_TOKENS)
-            g.tile_cols = qsi_max(COLS_UNIT, qsi_round_up(qsi_ceil_div(cols, strips), COLS_UNIT));
+        if (strips > 1)
+            g.tile_cols = qsi_min(cols, qsi_max(COLS_UNIT, qsi_round_up(qsi_ceil_div(cols, strips), 32)));
     }
     g.across = qsi_ceil_div(cols, g.tile_cols);
     return g;
@@ -83,6 +83,7 @@ static void w1_backward_task(void *arg, int64_t task, int thread)
 static qs_status run_w1(qsi_run *run, qsi_task_fn *fn)
 {
     qs_status status = QS_OK;
+    qsi_weigh(run, run->v[0].rows * run->v[0].cols * run->v[1].cols / 4);   /* tables: 4 in one addition */
     linear_job job = {run, w1_grid(run->v[0].rows, run->v[0].cols, run->threads), run->v[1].cols};
     QS_TRY(qsi_scratch_need(run, 0, QSI_W1_SCRATCH));
     qsi_each(run, grid_tasks(&job.grid), fn, &job);
@@ -162,6 +163,7 @@ static void f32_backward_task(void *arg, int64_t task, int thread)
 static qs_status run_f32(qsi_run *run, qsi_task_fn *fn)
 {
     qs_status status = QS_OK;
+    qsi_weigh(run, run->v[0].rows * run->v[0].cols * run->v[1].cols);
     const int64_t rows = run->v[0].rows, cols = run->v[0].cols, strips = qsi_ceil_div(cols, STRIP);
     const int64_t blocks = qsi_max(1, qsi_ceil_div(2 * (int64_t)run->threads, strips));
     const int64_t tokens = run->threads > 1 ? qsi_max(GEMM_TOKENS, qsi_ceil_div(rows, blocks)) : rows;

@@ -32,10 +32,9 @@ void qs_train_options_default(qs_train_options *o)
     o->sticky = -1;
 }
 
-/* The literal method has no freedom left: t2 from 0, every step away allowed, 2% of the weights. */
+/* The literal method has no freedom left: every step away allowed, 2% of the weights. */
 static void fill_literal(qs_train_options *o)
 {
-    o->fsm = QS_FSM_T2;
     o->sticky = 256;
     o->density_start = o->density_end = 0.02;
 }
@@ -101,6 +100,8 @@ qs_status qs_train_options_resolve(qs_train_options *options, const qs_model_con
     if (o.micro_batch != o.batch && (o.micro_batch * model->ctx) % QS_TOKEN_CHUNK)
         QS_FAIL(QS_ERR_ARG, "micro_batch %lld times ctx %lld must be a multiple of %d tokens, so that sums over tokens keep their order",
                 (long long)o.micro_batch, (long long)model->ctx, QS_TOKEN_CHUNK);
+    if (o.optimizer == QS_OPTIMIZER_FSM && o.recipe == QS_RECIPE_LITERAL && o.fsm != QS_FSM_T2)
+        QS_FAIL(QS_ERR_ARG, "fsm is %s; the literal recipe is the machine t2", qs_fsm_rule_of(o.fsm)->name);
     if (o.recipe == QS_RECIPE_EXACT && o.fsm == QS_FSM_C8)
         QS_FAIL(QS_ERR_ARG, "the exact recipe has no meaning for c8, which uses no threshold");
     *options = o;
