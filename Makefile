@@ -4,7 +4,9 @@ JOBS := $(shell nproc 2>/dev/null || echo 2)
 CONFIGURE := cmake -S . -Wno-dev --log-level=WARNING
 
 .PHONY: all help packages check demo bench install clean
-all: build/CMakeCache.txt
+# Configuring again is quick, and picks up what was missing the last time.
+all:
+	@$(CONFIGURE) -B build -DCMAKE_BUILD_TYPE=Release
 	@cmake --build build --parallel $(JOBS)
 
 help:
@@ -15,11 +17,6 @@ help:
 	@echo "make install PREFIX=  install (default $(PREFIX))"
 	@echo "make clean            remove build/ and build-asan/"
 
-build/CMakeCache.txt:
-	@$(CONFIGURE) -B build -DCMAKE_BUILD_TYPE=Release
-build-asan/CMakeCache.txt:
-	@$(CONFIGURE) -B build-asan -DQSBITS_SANITIZE=ON
-
 packages:
 	@scripts/install-packages.sh test
 
@@ -27,7 +24,7 @@ packages:
 check: packages
 	@$(MAKE) --no-print-directory all
 	@ctest --test-dir build --output-on-failure --no-tests=error -j $(JOBS)
-	@$(MAKE) --no-print-directory build-asan/CMakeCache.txt
+	@$(CONFIGURE) -B build-asan -DQSBITS_SANITIZE=ON
 	@cmake --build build-asan --parallel $(JOBS)
 	@ctest --test-dir build-asan --output-on-failure --no-tests=error -j $(JOBS)
 

@@ -4,8 +4,9 @@
     python3 bench/learning.py --qsbits build/qsbits --data TEXT --log learning.jsonl [--search] [--jobs 2]
 
 One run per line of the log (settings and the result of `qsbits train --json`); runs already in the log are not repeated, so the
-program may be stopped and started again. --search runs every arm of the list at several learning rates with the first seed; then the table
-shows the best rate of each arm, and says so where it lies at the edge of the grid. Without it every arm runs at its default rate with all seeds.
+program may be stopped and started again. --search runs every arm of the list at several learning rates with the first
+seed; then the table shows the best rate of each arm, and says so where it lies at the edge of the grid. Without it every
+arm runs at its default rate with all seeds.
 """
 import argparse, json, os, statistics, subprocess, sys, tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -27,8 +28,8 @@ SHAPE = "--layers 2 --dim 128 --heads 4 --ffn 384 --ctx 64 --batch 32".split()
 
 def run(a, arm, seed, rate, extra):
     with tempfile.TemporaryDirectory() as folder:
-        command = [a.qsbits, "train", "--data", a.data, "--out", os.path.join(folder, "run"), "--steps", str(a.steps), "--seed", str(seed),
-                   "--threads", "1", "--json", "--eval-windows", "64", *SHAPE, *ARMS[arm], *extra]
+        command = [a.qsbits, "train", "--data", a.data, "--out", os.path.join(folder, "run"), "--steps", str(a.steps),
+                   "--seed", str(seed), "--threads", "1", "--json", "--eval-windows", "64", *SHAPE, *ARMS[arm], *extra]
         if rate:
             command += ["--lr", repr(rate)]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -94,7 +95,8 @@ def main():
         known[key(w)] = record
         with open(a.log, "a") as log:
             log.write(json.dumps(record) + "\n")
-        print("%-8s seed %d lr %s: %s" % (w["arm"], w["seed"], w["rate"], record.get("val_loss", record.get("error"))), file=sys.stderr)
+        outcome = record.get("val_loss", record.get("error"))
+        print("%-8s seed %d lr %s: %s" % (w["arm"], w["seed"], w["rate"], outcome), file=sys.stderr)
 
     with ThreadPoolExecutor(a.jobs) as pool:
         list(pool.map(work, missing))

@@ -1,5 +1,7 @@
 /* main.c - the qsbits command: finds the command, parses its options, prints help. Uses the public API only. */
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "commands.h"
 #include "common.h"
@@ -85,8 +87,19 @@ static bool wants_help(int argc, char **argv)
     return false;
 }
 
+/* Threads that wait for each other spin for milliseconds by default, which is several times slower on a machine that does
+ * something else as well; a short spin costs nothing on an idle one (docs/measurements.md, "Waiting"). The OpenMP runtime reads
+ * its settings before main, so the program starts itself once more with the setting in place. */
+static void wait_politely(char **argv)
+{
+    if (getenv("GOMP_SPINCOUNT") != NULL || getenv("OMP_WAIT_POLICY") != NULL || setenv("GOMP_SPINCOUNT", "1000", 1) != 0)
+        return;
+    (void)execv("/proc/self/exe", argv);
+}
+
 int main(int argc, char **argv)
 {
+    wait_politely(argv);
     signals_prepare();
     if (argc < 2)
         return fail_usage(NULL, "no command given; see qsbits --help");

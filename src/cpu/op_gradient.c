@@ -1,16 +1,16 @@
 /* op_gradient.c - sums over tokens of dy x^T, tile by tile: the source of LINEAR_DW and of FSM_VISIT.
  *
  * A tile is summed per 256-token chunk by f32_gemm from +0, and the chunks are combined by the chunk tree, so that a tile
- * has the same bytes whoever asks for it. The dy of a chunk is transposed first: token rows are a power of two apart
- * more often than not, and a column of them would fall into one set of the cache. x is packed by the kernel. */
+ * has the same bytes whoever asks for it. The dy of a chunk is gathered first: token rows are a power of two apart
+ * more often than not, and would fall into one set of the cache. x is packed by the kernel. */
 #include "cpu/drivers.h"
 
-enum { TOKENS = QS_TOKEN_CHUNK, LD = QS_TOKEN_CHUNK + 16 };   /* 16: rows of the copy in different sets */
+enum { TOKENS = QS_TOKEN_CHUNK };
 
 int64_t qsi_grad_scratch(int64_t tokens)
 {
     const int64_t slots = qsi_tree_slots(qsi_ceil_div(tokens, TOKENS));
-    return qsi_floats(QSI_GRAD_ROWS * LD) + qsi_floats(slots * QSI_GRAD_ROWS * QSI_GRAD_COLS);
+    return qsi_floats(QSI_GRAD_ROWS * TOKENS) + qsi_floats(slots * QSI_GRAD_ROWS * QSI_GRAD_COLS);
 }
 
 int64_t qsi_grad_group(int64_t rows, int threads)
@@ -18,28 +18,23 @@ int64_t qsi_grad_group(int64_t rows, int threads)
     return threads > 1 && qsi_ceil_div(rows, QSI_GRAD_ROWS) < 2 * (int64_t)threads ? QS_ROW_BLOCK : QSI_GRAD_ROWS;
 }
 
-/* to[i][LD] = dy[token + m][row + i] for m < tokens; by blocks of one cache line. */
-static void transpose(float *to, const qsi_slot *dy, int64_t token, int64_t tokens, int64_t row, int64_t rows)
+/* to[m][rows] = dy[token + m][row ..] for m < tokens. */
+static void gather(float *to, const qsi_slot *dy, int64_t token, int64_t tokens, int64_t row, int64_t rows)
 {
-    enum { LINE = 16 };
-    for (int64_t m0 = 0; m0 < tokens; m0 += LINE)
-        for (int64_t m = m0; m < qsi_min(tokens, m0 + LINE); m++) {
-            const float *from = qsi_f32(dy, token + m) + row;
-            for (int64_t i = 0; i < rows; i++)
-                to[i * LD + m] = from[i];
-        }
+    for (int64_t m = 0; m < tokens; m++)
+        memcpy(to + m * rows, qsi_f32(dy, token + m) + row, (size_t)rows * sizeof *to);
 }
 
 const float *qsi_grad_tile(const qsi_kernels *kernels, const qsi_slot *dy, const qsi_slot *x, int64_t row, int64_t rows,
                            int64_t col, int64_t cols, char *scratch)
 {
-    float *columns = qsi_carve(&scratch, qsi_floats(QSI_GRAD_ROWS * LD));
+    float *columns = qsi_carve(&scratch, qsi_floats(QSI_GRAD_ROWS * TOKENS));
     qsi_tree tree = qsi_tree_start(kernels, (float *)(void *)scratch, rows * cols);
     for (int64_t token = 0; token < dy->rows; token += TOKENS) {
         const int64_t count = qsi_min(TOKENS, dy->rows - token);
         float *sums = qsi_tree_next(&tree, token / TOKENS);
-        transpose(columns, dy, token, count, row, rows);
-        kernels->f32_gemm(sums, cols, columns, LD, 1, qsi_f32(x, token) + col, qsi_ld(x), rows, cols, count, 0);
+        gather(columns, dy, token, count, row, rows);
+        kernels->f32_gemm(sums, cols, columns, 1, rows, qsi_f32(x, token) + col, qsi_ld(x), rows, cols, count, 0);
     }
     return qsi_tree_finish(&tree);
 }
