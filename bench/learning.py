@@ -22,7 +22,7 @@ ARMS = {
     "t2": FSM("t2"),
     "literal": FSM("t2", "--fsm-recipe", "literal"),
 }
-RATES = [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2]
+RATES = [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2]
 SHAPE = "--layers 2 --dim 128 --heads 4 --ffn 384 --ctx 64 --batch 32".split()
 
 

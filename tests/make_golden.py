@@ -3,7 +3,8 @@
 
 TEST_GRADIENTS is the built test program; `TEST_GRADIENTS --start FOLDER` leaves the start values and the batch of every
 case. Here the same decoder is built from PyTorch's own functions (rms_norm, scaled_dot_product_attention, silu,
-cross_entropy, autograd) in double precision, and the gradients of its mean loss are written down: norm and samples.
+cross_entropy, autograd, clip_grad_norm_, AdamW) in double precision, and what it gives is written down: the gradients of
+the first loss (norm and samples), and the losses of the first steps of training.
 Needs PyTorch and numpy; the tests themselves do not.
 """
 import json
@@ -19,6 +20,7 @@ import torch.nn.functional as F
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SAMPLES = 6
+STEPS = 6
 DTYPES = {"F32": "<f4", "F16": "<f2", "I32": "<u4", "I8": "i1", "U8": "u1"}
 
 
@@ -42,25 +44,49 @@ def signs(words):
     return 2.0 * bits.reshape(words.shape[0], -1).astype(numpy.float64) - 1.0
 
 
-class Parameters:
-    """Leaves of the graph by name; matrices as W (dense) or as signs and row scales."""
+def pass_through(rounded, smooth):
+    """The value of rounded with the gradient of smooth (straight-through)."""
+    return smooth + (rounded - smooth).detach()
 
-    def __init__(self, tensors, dense):
-        self.leaves = {}
-        self.dense = dense
-        for name, value in tensors.items():
-            if value.dtype == numpy.uint32:
-                value = signs(value)
-            if name.startswith("pad."):
+
+class Parameters:
+    """The leaves of the graph: floats by name; of every matrix its dense weights, its latents or its signs, and its masters."""
+
+    def __init__(self, model, state, c, optimizer):
+        self.floats, self.matrices, self.masters, self.optimizer, self.base = {}, {}, {}, optimizer, {}
+        for name, value in model.items():
+            matrix = name[:-len(".weight")]
+            if name.startswith("pad.") or name.endswith(".weight_scale"):
                 continue
-            self.leaves[name] = torch.tensor(value.astype(numpy.float64), requires_grad=True)
+            if not matrix.endswith("_proj"):
+                self.floats[name] = self.leaf(value)
+                continue
+            if optimizer == "ste":
+                value = state[matrix + ".latent"]
+            elif optimizer != "adamw":
+                value = signs(value)
+            self.matrices[matrix] = self.leaf(value)
+            if optimizer != "adamw":
+                self.masters[matrix] = self.leaf(state[matrix + ".weight_scale_master"])
+                self.base[matrix] = 1.0 / math.sqrt(self.matrices[matrix].shape[1])
+                if matrix.endswith(("o_proj", "down_proj")):
+                    self.base[matrix] *= 0.3 * math.sqrt(2.0 / c["layers"])
+
+    @staticmethod
+    def leaf(value):
+        return torch.tensor(value.astype(numpy.float64), requires_grad=True)
 
     def linear(self, x, matrix):
-        y = F.linear(x, self.leaves[matrix + ".weight"])
-        return y if self.dense else y * self.leaves[matrix + ".weight_scale"]
+        w = self.matrices[matrix]
+        if self.optimizer == "adamw":
+            return F.linear(x, w)
+        if self.optimizer == "ste":
+            w = pass_through(torch.where(w >= 0, 1.0, -1.0).double(), w)
+        scale = self.base[matrix] * self.masters[matrix]
+        return F.linear(x, w) * pass_through(scale.half().double(), scale)
 
     def norm(self, x, name, eps):
-        gain = self.leaves.get(name + ".weight")
+        gain = self.floats.get(name + ".weight")
         return x if gain is None else F.rms_norm(x, gain.shape, gain, eps)
 
 
@@ -95,48 +121,67 @@ def block(p, h, prefix, c):
 
 
 def loss_of(p, tokens, c):
-    h = F.embedding(tokens[:, :-1], p.leaves["model.embed_tokens.weight"])
+    h = F.embedding(tokens[:, :-1], p.floats["model.embed_tokens.weight"])
     for layer in range(c["layers"]):
         h = block(p, h, "model.layers.%d." % layer, c)
     h = p.norm(h, "model.norm", c["norm_eps"])
-    head = p.leaves["model.embed_tokens.weight" if c["tied"] else "lm_head.weight"]
+    head = p.floats["model.embed_tokens.weight" if c["tied"] else "lm_head.weight"]
     return F.cross_entropy(F.linear(h, head).flatten(0, 1), tokens[:, 1:].flatten())
 
 
-def gradients(p, config):
-    """(name as in the state file, gradient), in the order of the model file."""
-    c, optimizer = config["model"], config["train"]["optimizer"]
-    for name, leaf in p.leaves.items():
-        packed = name[:-len(".weight")] + ".weight_scale" in p.leaves
-        if name.endswith(".weight_scale"):
-            # scale = base * master, master is 1 at the start
-            matrix = name[:-len(".weight_scale")]
-            fan_in = p.leaves[matrix + ".weight"].shape[1]
-            base = 1.0 / math.sqrt(fan_in)
-            if matrix.endswith(("o_proj", "down_proj")):
-                base *= 0.3 * math.sqrt(2.0 / c["layers"])
-            yield matrix + ".weight_scale_master", base * leaf.grad
-        elif not packed or optimizer == "ste":
-            yield name, leaf.grad
-        elif optimizer == "fsm":
+def clip(p, limit):
+    """What is clipped: the gradients of floats and masters, by their common norm."""
+    if limit > 0:
+        torch.nn.utils.clip_grad_norm_(list(p.floats.values()) + list(p.masters.values()), limit)
+
+
+def gradients(p):
+    """(name as in the state file, gradient); of a state machine's matrix only the mean squares over rows and columns."""
+    for name, leaf in p.floats.items():
+        yield name, leaf.grad.clone()
+    for matrix, leaf in p.matrices.items():
+        if matrix in p.masters:
+            yield matrix + ".weight_scale_master", p.masters[matrix].grad.clone()
+        if p.optimizer == "fsm":
             square = leaf.grad ** 2
-            yield name[:-len(".weight")] + ".row_moment", square.mean(1)
-            yield name[:-len(".weight")] + ".column_moment", square.mean(0)
+            yield matrix + ".row_moment", square.mean(1)
+            yield matrix + ".column_moment", square.mean(0)
+        elif p.optimizer != "frozen":
+            yield matrix + ".weight", leaf.grad.clone()
 
 
 def make_case(folder, name):
     with open(os.path.join(folder, name, "manifest.json"), encoding="utf-8") as file:
         config = json.load(file)["config"]
-    c = config["model"]
+    c, t = config["model"], config["train"]
     with open(os.path.join(folder, name + ".batch"), "rb") as file:
-        tokens = torch.tensor(numpy.frombuffer(file.read(), "u1").reshape(-1, c["ctx"] + 1).astype(numpy.int64))
-    p = Parameters(read_safetensors(os.path.join(folder, name, "model.safetensors")), c["dense"])
-    loss = loss_of(p, tokens, c)
-    loss.backward()
-    return loss.item(), list(gradients(p, config))
+        tokens = numpy.frombuffer(file.read(), "u1").reshape(STEPS, -1, c["ctx"] + 1).astype(numpy.int64)
+    files = [read_safetensors(os.path.join(folder, name, part + ".safetensors")) for part in ("model", "state")]
+    p = Parameters(*files, c, t["optimizer"])
+    moving = p.matrices if t["optimizer"] in ("adamw", "ste") else {}
+    groups = [dict(params=list(leaves.values()), rate=t[rate], weight_decay=decay)
+              for leaves, rate, decay in ((p.floats, "lr", 0.0), (p.masters, "scale_lr", 0.0),
+                                          (moving, "matrix_lr", t["weight_decay"])) if leaves]
+    adam = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), eps=1e-8)
+    losses, first = [], None
+    for step in range(STEPS):
+        warm = min(1.0, (step + 1) / t["warmup"])
+        decay = t["final_lr"] + (1 - t["final_lr"]) * 0.5 * (1 + math.cos(math.pi * step / t["steps"]))
+        for group in adam.param_groups:
+            group["lr"] = group["rate"] * warm * decay
+        for leaf in [*p.floats.values(), *p.matrices.values(), *p.masters.values()]:
+            leaf.grad = None
+        loss = loss_of(p, torch.tensor(tokens[step]), c)
+        loss.backward()
+        clip(p, t["clip"])
+        losses.append(loss.item())
+        first = first or list(gradients(p))
+        adam.step()
+    # a state machine moves what PyTorch does not: only the first loss holds
+    return losses if t["optimizer"] != "fsm" else losses[:1] + [0.0] * (STEPS - 1), first
 
 
-def lines_of(name, hash_text, loss, tensors):
+def lines_of(name, tensors):
     yield "static const golden_tensor golden_%s[] = {" % name
     for tensor, gradient in tensors:
         flat = gradient.detach().flatten()
@@ -157,9 +202,10 @@ def main(arguments):
     with tempfile.TemporaryDirectory() as folder:
         listed = subprocess.run([arguments[0], "--start", folder], check=True, capture_output=True, text=True).stdout
         for name, hash_text in (line.split() for line in listed.splitlines()):
-            loss, tensors = make_case(folder, name)
-            lines += lines_of(name, hash_text, loss, tensors)
-            table.append('    {"%s", 0x%su, %.10g, %d, golden_%s},' % (name, hash_text, loss, len(tensors), name))
+            losses, tensors = make_case(folder, name)
+            lines += lines_of(name, tensors)
+            table.append('    {"%s", 0x%su, {%s},' % (name, hash_text, ", ".join("%.9g" % loss for loss in losses)))
+            table.append("     %d, golden_%s}," % (len(tensors), name))
     with open(out, "w", encoding="utf-8") as file:
         file.write("\n".join(lines + table + ["};", ""]))
     return 0

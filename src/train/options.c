@@ -1,4 +1,5 @@
 /* options.c - settings of a run: defaults, automatic values, checks, JSON. */
+#include <math.h>
 #include <string.h>
 #include "train/train.h"
 
@@ -88,6 +89,11 @@ qs_status qs_train_options_resolve(qs_train_options *options, const qs_model_con
     o = *options;
     if (!qs_fsm_rule_of(o.fsm))
         QS_FAIL(QS_ERR_ARG, "fsm is %d; there is no such state machine", (int)o.fsm);
+#define CHECK(field, low, high) \
+    if (isnan(o.field)) \
+        QS_FAIL(QS_ERR_ARG, #field " is not a number");
+    REAL_RANGES(CHECK)
+#undef CHECK
     fill_automatic(&o, model);
 #define CHECK(field, low, high) \
     if ((int64_t)o.field < (int64_t)(low) || (int64_t)o.field > (int64_t)(high)) \
