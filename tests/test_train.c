@@ -406,7 +406,8 @@ static const bad_option bad_options[] = {
     WIDE(steps, 0), WIDE(steps, -3), WIDE(steps, 1e18), WIDE(batch, 0), WIDE(batch, 1e15), WIDE(micro_batch, -1),
     WIDE(micro_batch, 19), WIDE(micro_batch, 15), WIDE(warmup, 101), NARROW(sticky, 257), NARROW(recompute, 2),
     NARROW(optimizer, 4), NARROW(optimizer, -1), NARROW(fsm, 4), NARROW(fsm, -1), NARROW(recipe, 3), NARROW(schedule, 3),
-    REAL(lr, NAN), REAL(density_end, NAN), REAL(lr, INFINITY), REAL(matrix_lr, INFINITY), REAL(scale_lr, INFINITY), REAL(final_lr, 1.5), REAL(final_lr, NAN),
+    REAL(lr, NAN), REAL(density_end, NAN), REAL(lr, INFINITY),
+    REAL(matrix_lr, INFINITY), REAL(scale_lr, INFINITY), REAL(final_lr, 1.5), REAL(final_lr, NAN),
     REAL(weight_decay, -0.1), REAL(weight_decay, NAN), REAL(clip, -1.0), REAL(clip, NAN), REAL(density_start, 1.1),
     REAL(density_end, 2.0), REAL(amplitude_start, 129.0), REAL(amplitude_end, INFINITY),
 };
