@@ -116,8 +116,7 @@ static int write_text(const options *o, qs_context *context, qs_model **model, q
         code = fail_with(EXIT_IO, o->command->name, "cannot write to standard output (%s); check where it goes",
                          strerror(errno));
     else if (status != QS_OK)
-        code = fail_library(o->command->name, status,
-                            status == QS_ERR_ARG ? "give a shorter --prompt or a larger --ctx" : NULL);
+        code = fail_library(o->command->name, status, NULL);
     else if (json)
         code = print_result(o, &g, prompt, seconds);
     if (terminal && g.last != '\n')

@@ -3,7 +3,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 
 #include "commands.h"
 #include "metrics.h"
@@ -213,10 +212,7 @@ static json_t *result_json(const run *r)
     const history *h = &r->history;
     const int64_t step = qs_trainer_position(r->trainer), step_tokens = r->training.batch * r->model.ctx;
     const bool fsm = r->training.optimizer == QS_OPTIMIZER_FSM;
-    struct rusage usage;
     const qs_bits *bits = &r->bits;
-    memset(&usage, 0, sizeof usage);
-    (void)getrusage(RUSAGE_SELF, &usage);
     json_t *result = json_pack("{s:I, s:I, s:I, s:f, s:f, s:f, s:o, s:o, s:o, s:I, s:f, s:f, s:f, s:I, s:I, s:I, s:I}",
         "step", (json_int_t)step, "steps", (json_int_t)r->training.steps, "tokens", (json_int_t)(step * step_tokens),
         "seconds", now_seconds() - r->started, "step_seconds", r->step_seconds,
@@ -226,7 +222,7 @@ static json_t *result_json(const run *r)
         "flips_per_weight", h->flips, "packed_bits_per_weight", bits->packed_bits_per_weight,
         "training_bits_per_weight", bits->training_bits_per_weight, "packed_weights", (json_int_t)bits->packed_weights,
         "training_bytes", (json_int_t)bits->training_bytes, "adamw16_bytes", (json_int_t)bits->adamw16_bytes,
-        "peak_rss_bytes", (json_int_t)usage.ru_maxrss * 1024);
+        "peak_rss_bytes", (json_int_t)qs_peak_rss());
     json_t *settings = json_pack("{s:f, s:f, s:s, s:s?, s:s?, s:I, s:f, s:f, s:f, s:I, s:s, s:s, s:s}",
         "entropy0", r->text_info.entropy0, "entropy1", r->text_info.entropy1,
         "optimizer", options_choice_text(OPT_OPTIMIZER, r->training.optimizer),

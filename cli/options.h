@@ -61,10 +61,10 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE } option_kind;
       "length of the run; schedules end there") \
     X(BATCH, "batch", 'b', INT, 1, 1 << 20, TRAIN, SETTING, "Training", "N", "32", "windows per step") \
     X(SEED, "seed", 's', INT, 0, INT64_MAX, TRAIN, SETTING, "Training", "N", "1", "of all random numbers") \
-    X(LR, "lr", 0, REAL, 0, 1e30, TRAIN, SETTING, "Training", "R", "(searched)", "rate of the float parameters") \
-    X(MATRIX_LR, "matrix-lr", 0, REAL, 0, 1e30, TRAIN, SETTING, "Training", "R", "(lr)", \
+    X(LR, "lr", 0, REAL, 1e-12, 1e30, TRAIN, SETTING, "Training", "R", "(searched)", "rate of the float parameters") \
+    X(MATRIX_LR, "matrix-lr", 0, REAL, 1e-12, 1e30, TRAIN, SETTING, "Training", "R", "(lr)", \
       "rate of latents (ste) or dense weights (adamw)") \
-    X(SCALE_LR, "scale-lr", 0, REAL, 0, 1e30, TRAIN, SETTING, "Training", "R", "(searched)", "rate of the row scales") \
+    X(SCALE_LR, "scale-lr", 0, REAL, 1e-12, 1e30, TRAIN, SETTING, "Training", "R", "(searched)", "rate of the row scales") \
     X(WARMUP, "warmup", 0, INT, 0, INT64_C(1) << 31, TRAIN, SETTING, "Training", "N", "(min(50, steps/10))", \
       "steps in which the rate rises") \
     X(SCHEDULE, "schedule", 0, CHOICE, 0, 0, TRAIN, SETTING, "Training", CHOICES_SCHEDULE, "cosine", \
@@ -72,10 +72,10 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE } option_kind;
     X(FINAL_LR, "final-lr", 0, REAL, 0, 1, TRAIN, SETTING, "Training", "F", "(0.05)", "share of the rate at the end") \
     X(CLIP, "clip", 0, REAL, 0, 1e30, TRAIN, SETTING, "Training", "R", "0", \
       "limit of the gradient norm of the float parameters; 0 is off") \
-    X(WEIGHT_DECAY, "weight-decay", 0, REAL, 0, 1e3, TRAIN, SETTING, "Training", "R", "0", "of matrices in ste and adamw") \
-    X(DENSITY_START, "density-start", 0, REAL, 0, 1, TRAIN, SETTING, "Training", "F", "(0.8)", \
+    X(WEIGHT_DECAY, "weight-decay", 0, REAL, 0, 1, TRAIN, SETTING, "Training", "R", "0", "of matrices in ste and adamw") \
+    X(DENSITY_START, "density-start", 0, REAL, 1e-5, 1, TRAIN, SETTING, "Training", "F", "(0.8)", \
       "share of weights pulsed at the start (fsm)") \
-    X(DENSITY_END, "density-end", 0, REAL, 0, 1, TRAIN, SETTING, "Training", "F", "(0.02)", "and at the end") \
+    X(DENSITY_END, "density-end", 0, REAL, 1e-5, 1, TRAIN, SETTING, "Training", "F", "(0.02)", "and at the end") \
     X(MICRO_BATCH, "micro-batch", 0, INT, 0, 1 << 20, TRAIN, SETTING, "Memory", "N", "0", \
       "windows at a time, 0 is all; less memory, the same result") \
     X(RECOMPUTE, "recompute", 0, FLAG, 0, 0, TRAIN, SETTING, "Memory", NULL, NULL, \
@@ -99,7 +99,7 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE } option_kind;
     X(COUNT, "n", 'n', INT, 1, INT64_C(1) << 31, GENERATE, PLAIN, "Generation", "N", "256", "tokens (bytes) to write") \
     X(TEMP, "temp", 0, REAL, 0, 100, GENERATE, PLAIN, "Generation", "R", "0.8", "temperature; 0 takes the likeliest token") \
     X(TOP_K, "top-k", 0, INT, 0, 1 << 24, GENERATE, PLAIN, "Generation", "N", "40", "draw from the N likeliest, 0 is off") \
-    X(TOP_P, "top-p", 0, REAL, 0, 1, GENERATE, PLAIN, "Generation", "F", "0.95", \
+    X(TOP_P, "top-p", 0, REAL, 1e-6, 1, GENERATE, PLAIN, "Generation", "F", "0.95", \
       "draw from the likeliest that make up this share, 1 is off") \
     X(DRAW_SEED, "seed", 's', INT, 0, INT64_MAX, GENERATE, PLAIN, "Generation", "N", "1", "of the draws") \
     X(CONTEXT, "ctx", 'c', INT, 2, 1 << 20, GENERATE, PLAIN, "Generation", "N", "(the model's)", \

@@ -44,12 +44,14 @@ if ! command -v apt-get >/dev/null; then
 fi
 as_root=()
 if [ "$(id -u)" -ne 0 ]; then
-    if ! sudo -n true 2>/dev/null; then
+    ask=(-n)   # without a terminal nobody can type a password
+    [ -t 0 ] && ask=()
+    if ! sudo "${ask[@]}" true 2>/dev/null; then
         echo "Missing packages. Type:" >&2
         echo "  sudo apt-get update && sudo apt-get install --no-install-recommends ${missing[*]}" >&2
         exit 1
     fi
-    as_root=(sudo -n)
+    as_root=(sudo "${ask[@]}")
 fi
 
 install_missing() {

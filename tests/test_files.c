@@ -192,11 +192,9 @@ static void test_cgroups(void **state)
 static void test_machine(void **state)
 {
     (void)state;
-    double start = qsi_seconds();
     assert_in_range(qsi_cpu_count(), 1, 1024);
     assert_true(qsi_memory_total() > 1 << 20);
-    assert_true(qsi_peak_rss() > 1 << 16);
-    assert_true(qsi_seconds() >= start);
+    assert_true(qs_peak_rss() > 1 << 16);
 }
 
 static int setup(void **state)

@@ -571,6 +571,7 @@ static void test_text_files(void **state)
     qs_text *text = NULL;
     qs_text_info info, memory;
     const file_path folder = path_of("text"), inner = path_of("text/b"), single = path_of("text/z.txt");
+    const file_path loop = path_of("text/b/loop"), link = path_of("text/y");
     assert_int_equal(mkdir(folder.text, 0700), 0);
     assert_int_equal(mkdir(inner.text, 0700), 0);
     put_file("text/z.txt", "last", 4);
@@ -579,14 +580,16 @@ static void test_text_files(void **state)
     put_file("text/binary", "x\0y", 3);
     put_file("text/.hidden", "never", 5);
     put_file("text/empty", "", 0);
+    assert_int_equal(symlink("..", loop.text), 0);
+    assert_int_equal(symlink("a.txt", link.text), 0);   /* a link to a file is read like a file */
     ok(qs_text_open(context, folder.text, 0.25, &text));
     qs_text_get_info(text, &info);
-    assert_int_equal(info.tokens, 17);
-    assert_memory_equal(qs_text_bytes(text), "first second last", 17);
-    assert_int_equal(info.val_tokens, 4);
-    assert_int_equal(info.train_tokens, 13);
-    assert_int_equal(info.files, 3);
-    assert_int_equal(info.skipped, 3);
+    assert_int_equal(info.tokens, 23);
+    assert_memory_equal(qs_text_bytes(text), "first second first last", 23);
+    assert_int_equal(info.val_tokens, 5);
+    assert_int_equal(info.train_tokens, 18);
+    assert_int_equal(info.files, 4);
+    assert_int_equal(info.skipped, 4);
     qs_text_free(&text);
     ok(qs_text_open(context, single.text, 0.25, &text));
     qs_text_get_info(text, &info);

@@ -66,11 +66,11 @@ QS_API QS_CHECK qs_status qs_backend_list(const char *backend_dir, qs_backend_fn
 /* Memory accounts. Every byte the library allocates for this context, on host and device, is booked under one tag. */
 #define QS_MEMORY_TAG_LIST(X) \
     X(WEIGHTS,     "weights")      /* packed or dense weights and fp16 scales */ \
-    X(STATE,       "state")        /* levels, statistics, latents and moments of matrices */ \
-    X(FLOATS,      "floats")       /* float parameters (embedding, head, norms, scale masters) */ \
-    X(OPTIMIZER,   "optimizer")    /* AdamW moments and gradients of float parameters */ \
+    X(STATE,       "state")        /* of matrices: levels, statistics, scale masters, latents, moments */ \
+    X(FLOATS,      "floats")       /* float parameters (embedding, head, norms) and RoPE tables */ \
+    X(OPTIMIZER,   "optimizer")    /* AdamW moments of float parameters */ \
     X(ACTIVATIONS, "activations")  /* activations and their gradients */ \
-    X(GRADIENTS,   "gradients")    /* dense or T2 gradients of matrices (baselines, literal recipe) */ \
+    X(GRADIENTS,   "gradients")    /* of floats and row scales; dense or T2 ones of matrices (baselines, literal) */ \
     X(WORKSPACE,   "workspace")    /* scratch of kernels */ \
     X(KV_CACHE,    "kv-cache") \
     X(DATA,        "data")         /* text and token windows */ \
@@ -93,6 +93,9 @@ typedef struct qs_memory_usage {
 /* The account of one tag, or of all together for tag = QS_MEMORY_TAGS (its peak is that of the sum). */
 QS_API void qs_memory(const qs_context *context, qs_memory_tag tag, qs_memory_usage *usage);
 QS_API const char *qs_memory_tag_name(qs_memory_tag tag);
+
+/* Most memory this process ever held, bytes: all of it, also what no context booked. */
+QS_API uint64_t qs_peak_rss(void);
 
 /* Sets every peak to the current value. */
 QS_API void qs_memory_reset_peak(qs_context *context);

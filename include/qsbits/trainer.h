@@ -109,7 +109,8 @@ QS_API QS_CHECK qs_status qs_trainer_bits(const qs_trainer *trainer, qs_bits *bi
 QS_API QS_CHECK qs_status qs_trainer_save(qs_trainer *trainer, const char *folder);
 
 /* Continues from a checkpoint of the same config, options and text: the bytes after the next step are those of a run that was
- * never stopped. Errors: NOINPUT, CORRUPT, FORMAT, VERSION; ARG when the run's settings differ (names the first). */
+ * never stopped. Errors: NOINPUT, CORRUPT, FORMAT, VERSION; ARG when the run's settings differ (names the first).
+ * Settings are compared before anything is loaded; after an error other than ARG the trainer may be half loaded: free it. */
 QS_API QS_CHECK qs_status qs_trainer_load(qs_trainer *trainer, const char *folder);
 
 /* XXH3-64 over everything that persists: the same for every thread count, kernel level, micro-batch and compiler. */

@@ -71,11 +71,6 @@ void qs_context_device(const qs_context *context, qs_device_info *info)
     context->backend->info(context->device, info);
 }
 
-int qsi_threads(const qs_context *context)
-{
-    return context->threads;
-}
-
 void qsi_log_line(qs_context *context, qs_log_level level, const char *format, ...)
 {
     char text[512];

@@ -45,6 +45,12 @@ bool qsi_is_directory(const char *path)
     return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
 }
 
+bool qsi_is_link(const char *path)
+{
+    struct stat info;
+    return lstat(path, &info) == 0 && S_ISLNK(info.st_mode);
+}
+
 char *qsi_path_join(const char *folder, const char *name)
 {
     size_t length = strlen(folder), bytes = length + strlen(name) + 2;

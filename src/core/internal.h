@@ -48,7 +48,6 @@ qs_status qsi_account(qs_context *context, qs_memory_tag tag, int64_t bytes);   
 /* ---- context (context.c) --------------------------------------------------------------------------------------- */
 
 void qsi_log_line(qs_context *context, qs_log_level level, const char *format, ...) __attribute__((format(printf, 3, 4)));
-int qsi_threads(const qs_context *context);  /* host threads for work outside a backend */
 qs_context *qsi_queue_context(const qs_queue *queue);
 
 /* The built-in CPU backend (src/cpu/backend_cpu.c): the same entry a plugin exports. */
@@ -56,10 +55,8 @@ qs_backend_query_fn qsi_cpu_backend_query;
 
 /* ---- platform (platform.c: the machine; files.c: the file system): the only places that know the operating system - */
 
-double qsi_seconds(void);                    /* monotonic */
 int qsi_cpu_count(void);                     /* affinity mask and cgroup quota, at least 1 */
 uint64_t qsi_memory_total(void);             /* machine and cgroup, the smaller */
-uint64_t qsi_peak_rss(void);                 /* bytes */
 
 /* The limit that control groups set on "cpu" (processors) or "memory" (bytes), -1 if none: membership is
  * /proc/self/cgroup, root /sys/fs/cgroup (tests give their own). */
@@ -69,6 +66,7 @@ qs_status qsi_rename_durable(const char *from, const char *to);  /* rename, then
 qs_status qsi_remove_tree(const char *path); /* fine if it does not exist */
 bool qsi_path_exists(const char *path);
 bool qsi_is_directory(const char *path);
+bool qsi_is_link(const char *path);          /* a symbolic link, wherever it points */
 char *qsi_path_join(const char *folder, const char *name);   /* qsi_free */
 
 /* Names in a folder, sorted by byte value, without "." and "..": *names holds *count strings; free with qsi_free_names. */

@@ -8,16 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <time.h>
 #include <unistd.h>
 #include "core/internal.h"
-
-double qsi_seconds(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* ---- control groups ---------------------------------------------------------------------------------------------- */
 
@@ -177,7 +169,7 @@ uint64_t qsi_memory_total(void)
 }
 
 /* VmHWM is this program's own; ru_maxrss, the fallback, includes what the parent had at fork. */
-uint64_t qsi_peak_rss(void)
+uint64_t qs_peak_rss(void)
 {
     char line[256];
     unsigned long long kib = 0;

@@ -13,7 +13,7 @@ static searched searched_rates(const qs_train_options *o)
     switch (o->optimizer) {
     case QS_OPTIMIZER_STE: return (searched){4e-3, 4e-3, 0.045};
     case QS_OPTIMIZER_ADAMW: return (searched){4e-3, 4e-3, 0.045};
-    case QS_OPTIMIZER_FROZEN: return (searched){8e-3, 8e-3, 0.09};
+    case QS_OPTIMIZER_FROZEN: return (searched){3.2e-2, 3.2e-2, 0.36};
     default: break;
     }
     return o->recipe == QS_RECIPE_LITERAL ? (searched){8e-3, 8e-3, 0.09} : (searched){4e-3, 4e-3, 0.045};

@@ -117,6 +117,9 @@ static qs_status check_manifest(const qs_trainer *t, const char *folder, json_t 
     if (!json_equal(json_object_get(saved, "seed"), json_object_get(ours, "seed")))
         QS_FAIL(QS_ERR_ARG, "%s was trained with seed %lld, this run asks for %lld", folder,
                 (long long)json_integer_value(json_object_get(saved, "seed")), (long long)t->options.seed);
+    const json_t *cursor = json_object_get(saved, "cursor");
+    if (!json_is_integer(json_object_get(cursor, "epoch")) || !json_is_integer(json_object_get(cursor, "index")))
+        QS_FAIL(QS_ERR_FORMAT, "%s: manifest.json has no data cursor", folder);
     const json_int_t step = json_integer_value(json_object_get(saved, "step"));
     if (step < 0 || step > t->options.steps)
         QS_FAIL(QS_ERR_FORMAT, "%s: step %lld lies outside the run's 0..%lld", folder, (long long)step, (long long)t->options.steps);

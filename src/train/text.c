@@ -76,7 +76,12 @@ static qs_status read_folder(qs_text *t, const char *path)
             status = QS_ERR_NOMEM;
             goto fail;
         }
-        status = qsi_is_directory(child) ? read_folder(t, child) : read_file(t, child, true);
+        const bool folder = qsi_is_directory(child);
+        if (folder && qsi_is_link(child)) {   /* could lead back here, or to text that is read anyway */
+            t->info.skipped++;
+            continue;
+        }
+        status = folder ? read_folder(t, child) : read_file(t, child, true);
         if (status == QS_ERR_NOMEM)
             goto fail;
         if (status != QS_OK)
