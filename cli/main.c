@@ -1,4 +1,5 @@
 /* main.c - the qsbits command: finds the command, parses its options, prints help. Uses the public API only. */
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -94,7 +95,12 @@ static void wait_politely(char **argv)
 {
     if (getenv("GOMP_SPINCOUNT") != NULL || getenv("OMP_WAIT_POLICY") != NULL || setenv("GOMP_SPINCOUNT", "1000", 1) != 0)
         return;
-    (void)execv("/proc/self/exe", argv);
+    char path[PATH_MAX];   /* the file's own name, so that ps and pkill know the process by it */
+    const ssize_t length = readlink("/proc/self/exe", path, sizeof path - 1);
+    if (length <= 0)
+        return;
+    path[length] = '\0';
+    (void)execv(path, argv);
 }
 
 int main(int argc, char **argv)
