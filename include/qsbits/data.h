@@ -11,8 +11,9 @@ extern "C" {
 typedef struct qs_text qs_text;
 
 /* A file, or a folder: its text files below it in byte order of their paths, one after the other. Hidden files, files with a
- * NUL byte in their first 64 KiB, files that cannot be read and links to folders are skipped and counted. The last val_fraction (0 < f <= 0.5) is the validation part.
- * Errors: NOINPUT, IO, FORMAT (empty, or nothing that is text), ARG, NOMEM. *out is owned by the caller. */
+ * NUL byte in their first 64 KiB, files that cannot be read and links to folders are skipped and counted. The last
+ * val_fraction (0 < f <= 0.5) is the validation part. *out is owned by the caller.
+ * Errors: NOINPUT, IO, FORMAT (empty, or nothing that is text), ARG, NOMEM. */
 QS_API QS_CHECK qs_status qs_text_open(qs_context *context, const char *path, double val_fraction, qs_text **out);
 
 /* The same from memory; copies. */

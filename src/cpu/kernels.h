@@ -14,10 +14,12 @@ typedef struct qsi_kernels {
 #undef QS_KERNEL
 } qsi_kernels;
 
-/* Levels, weakest first; each includes those before it on its architecture. */
+/* Levels, weakest first; each includes those before it on its architecture. A level brings two functions, in a file of its
+ * name: qsi_available_<name>, whether this machine and its operating system can execute it, and qsi_kernels_<name>, which
+ * overrides its slots. */
 #define QSI_LEVEL_LIST(X) \
-    X(SCALAR, "scalar") \
-    X(AVX2, "avx2")      /* AVX2, FMA, F16C, BMI1, BMI2, POPCNT, with the operating system's consent */
+    X(SCALAR, scalar) \
+    X(AVX2, avx2)      /* AVX2, FMA, F16C, BMI1, BMI2, POPCNT */
 
 typedef enum qsi_level {
 #define QSI_LEVEL_ENUM(name, text) QSI_LEVEL_##name,
@@ -26,6 +28,12 @@ typedef enum qsi_level {
     QSI_LEVELS
 } qsi_level;
 
+#define QSI_LEVEL_DECLARE(name, text) \
+    int qsi_available_##text(void); \
+    void qsi_kernels_##text(qsi_kernels *table);
+QSI_LEVEL_LIST(QSI_LEVEL_DECLARE)
+#undef QSI_LEVEL_DECLARE
+
 /* Fills the table for a level. Pure: the same level gives the same table; the level need not be available (calling is). */
 void qsi_kernels_init(qsi_kernels *table, qsi_level level);
 int qsi_level_available(qsi_level level);
@@ -33,9 +41,5 @@ const char *qsi_level_name(qsi_level level);
 
 /* The best available level, or the one called name; -1 if unknown, -2 if not available here. name NULL = best. */
 int qsi_level_by_name(const char *name);
-
-/* One per ISA file. */
-void qsi_kernels_scalar(qsi_kernels *table);
-void qsi_kernels_avx2(qsi_kernels *table);
 
 #endif

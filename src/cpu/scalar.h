@@ -1,4 +1,4 @@
-/* scalar.h - the parts of the scalar reference, one per file; each fills its slots. Nothing but kernels.c includes it
+/* scalar.h - the parts of the scalar reference, one per file; each fills its slots. Nothing but scalar.c includes it
  * besides the parts themselves. */
 #ifndef QSI_SCALAR_H
 #define QSI_SCALAR_H
