@@ -110,7 +110,7 @@ qs_status qs_train_options_resolve(qs_train_options *options, const qs_model_con
                 (long long)o.micro_batch, (long long)model->ctx, QS_TOKEN_CHUNK);
     if (o.optimizer == QS_OPTIMIZER_FSM && o.recipe == QS_RECIPE_LITERAL && o.fsm != QS_FSM_T2)
         QS_FAIL(QS_ERR_ARG, "fsm is %s; the literal recipe is the machine t2", qs_fsm_rule_of(o.fsm)->name);
-    if (o.recipe == QS_RECIPE_EXACT && o.fsm == QS_FSM_C8)
+    if (o.optimizer == QS_OPTIMIZER_FSM && o.recipe == QS_RECIPE_EXACT && o.fsm == QS_FSM_C8)
         QS_FAIL(QS_ERR_ARG, "the exact recipe has no meaning for c8, which uses no threshold");
     *options = o;
 fail:
