@@ -48,7 +48,6 @@ qs_status qsi_account(qs_context *context, qs_memory_tag tag, int64_t bytes);   
 /* ---- context (context.c) --------------------------------------------------------------------------------------- */
 
 void qsi_log_line(qs_context *context, qs_log_level level, const char *format, ...) __attribute__((format(printf, 3, 4)));
-qs_context *qsi_queue_context(const qs_queue *queue);
 
 /* The built-in CPU backend (src/cpu/backend_cpu.c): the same entry a plugin exports. */
 qs_backend_query_fn qsi_cpu_backend_query;

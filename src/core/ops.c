@@ -25,11 +25,6 @@ void qs_queue_free(qs_queue **queue)
     *queue = NULL;
 }
 
-qs_context *qsi_queue_context(const qs_queue *queue)
-{
-    return queue->context;
-}
-
 static qs_status check_one(const qs_context *context, const qs_op *op)
 {
     qs_status status = QS_OK;

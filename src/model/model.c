@@ -71,7 +71,8 @@ static void describe_floats(qs_model *m)
     describe_float(m, qsi_own_head(m), "lm_head.weight", 1 + c->layers, c->vocab, c->tied ? 0 : c->dim, head);
 }
 
-qs_status qsi_model_allocate(qs_context *context, const qs_model_config *config, qs_model **out)
+/* A model with memory and names but zero values. */
+static qs_status allocate(qs_context *context, const qs_model_config *config, qs_model **out)
 {
     qs_status status = QS_OK;
     qs_model *m = qsi_alloc(context, QS_MEMORY_OTHER, sizeof *m);
@@ -265,7 +266,7 @@ qs_status qs_model_create(qs_context *context, const qs_model_config *config, ui
 {
     qs_status status = QS_OK;
     qs_model *m = NULL;
-    QS_TRY(qsi_model_allocate(context, config, &m));
+    QS_TRY(allocate(context, config, &m));
     QS_TRY(init_values(m, seed));
     *out = m;
     return QS_OK;
@@ -294,7 +295,8 @@ fail:
     return status;
 }
 
-qs_status qsi_model_load(qs_model *m, const qs_checkpoint *checkpoint)
+/* Matrices and floats from an open checkpoint of the same config. */
+static qs_status load(qs_model *m, const qs_checkpoint *checkpoint)
 {
     qs_status status = QS_OK;
     char name[128];
@@ -330,8 +332,8 @@ qs_status qs_model_open(qs_context *context, const char *path, qs_model **out)
     QS_TRY(qsi_model_config_from_json(json_object_get(config_json, "model"), &config));
     if (qs_checkpoint_manifest(checkpoint))
         QS_TRY(qs_checkpoint_verify(checkpoint));
-    QS_TRY(qsi_model_allocate(context, &config, &m));
-    QS_TRY(qsi_model_load(m, checkpoint));
+    QS_TRY(allocate(context, &config, &m));
+    QS_TRY(load(m, checkpoint));
     *out = m;
     m = NULL;
 fail:

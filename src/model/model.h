@@ -66,9 +66,6 @@ qs_status qsi_model_config_from_json(const json_t *object, qs_model_config *conf
 
 /* ---- model.c --------------------------------------------------------------------------------------------------- */
 
-/* A model with memory and names but zero values. */
-qs_status qsi_model_allocate(qs_context *context, const qs_model_config *config, qs_model **out);
-
 /* RoPE tables for at least `positions` positions. */
 qs_status qsi_model_positions(qs_model *model, int64_t positions);
 
@@ -77,9 +74,6 @@ void qsi_normals(uint64_t seed, uint32_t tensor, int64_t first, int64_t count, f
 
 /* Reads a tensor of a checkpoint into a view; FORMAT when missing or of another size. */
 qs_status qsi_load_tensor(qs_queue *queue, const qs_checkpoint *checkpoint, const char *name, qs_view view);
-
-/* Fills matrices and floats from an open checkpoint of the same config. */
-qs_status qsi_model_load(qs_model *model, const qs_checkpoint *checkpoint);
 
 /* ---- forward.c, backward.c: one block over a range of tokens ----------------------------------------------------- */
 
