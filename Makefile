@@ -14,7 +14,7 @@ help:
 	@echo "make check            install what is missing, build, run all tests, again under ASan and UBSan"
 	@echo "make demo             train, measure and run a small model (scripts/demo.sh)"
 	@echo "make bench            time the kernels and whole operations"
-	@echo "make install PREFIX=  install (default $(PREFIX))"
+	@echo "make install PREFIX=  install (default $(PREFIX)); DESTDIR= stages for a package"
 	@echo "make clean            remove build/ and build-asan/"
 
 packages:
@@ -22,6 +22,7 @@ packages:
 
 # The second run is the one that finds memory errors, so it comes last and its summary is the verdict.
 check: packages
+	@scripts/install-python.sh || echo "The tests that need it will be skipped." >&2
 	@$(MAKE) --no-print-directory all
 	@ctest --test-dir build --output-on-failure --no-tests=error -j $(JOBS)
 	@$(CONFIGURE) -B build-asan -DQSBITS_SANITIZE=ON
@@ -38,7 +39,7 @@ bench: all
 	@build/qsbits bench
 
 install: all
-	@cmake --install build --prefix "$(PREFIX)"
+	@DESTDIR="$(DESTDIR)" cmake --install build --prefix "$(PREFIX)"
 
 clean:
 	@cmake -E rm -rf build build-asan

@@ -3,6 +3,7 @@
 
 #include "commands.h"
 #include "common.h"
+#include "text.h"
 
 enum { BATCH = 32 };
 
@@ -27,18 +28,19 @@ static int tell(const options *o, const evaluation *e)
     return flush_output(o->command->name);
 }
 
-static qs_status evaluate(const options *o, qs_context *context, qs_model **model, qs_text **text, evaluation *e)
+static int evaluate(const options *o, qs_context *context, qs_model **model, qs_text **text, evaluation *e)
 {
     qs_status status = qs_model_open(context, o->value[OPT_MODEL].text, model);
-    if (status == QS_OK)
-        status = qs_text_open(context, o->value[OPT_DATA].text, o->value[OPT_VAL_FRACTION].real, text);
     if (status != QS_OK)
-        return status;
+        return fail_library(o->command->name, status, NULL);
+    const int code = open_text(o, context, text, NULL);
+    if (code != 0)
+        return code;
     const double start = now_seconds();
     qs_text_get_info(*text, &e->text);
     status = qs_model_evaluate(*model, *text, o->value[OPT_WINDOWS].integer, BATCH, &e->loss, &e->tokens);
     e->seconds = now_seconds() - start;
-    return status;
+    return status == QS_OK ? 0 : fail_library(o->command->name, status, NULL);
 }
 
 static int run(const options *o)
@@ -50,12 +52,12 @@ static int run(const options *o)
     if (!o->value[OPT_MODEL].given)
         return fail_usage(o->command->name, "--model is missing; name a run folder");
     if (!o->value[OPT_DATA].given)
-        return fail_usage(o->command->name, "--data is missing; name a text file or a folder of texts");
+        return fail_usage(o->command->name, "--data is missing; name a text file, a folder of texts, a quoted pattern or -");
     int code = open_context(o, &context);
-    if (code == 0) {
-        const qs_status status = evaluate(o, context, &model, &text, &e);
-        code = status == QS_OK ? tell(o, &e) : fail_library(o->command->name, status, NULL);
-    }
+    if (code == 0)
+        code = evaluate(o, context, &model, &text, &e);
+    if (code == 0)
+        code = tell(o, &e);
     qs_text_free(&text);
     qs_model_free(&model);
     qs_close(&context);
@@ -67,13 +69,14 @@ static const int CODES[] = {64, 65, 66, 69, 70, 71, 74, 0};
 const command eval_command = {
     .name = "eval",
     .bit = EVAL,
-    .required = "--model RUN --data FILE|DIR",
+    .required = "--model RUN --data FILE|DIR|GLOB|-",
     .summary = "loss of a model on the end of a text",
     .about =
         "Measures the mean negative log-likelihood of the validation part of a text (its last --val-fraction), in fixed\n"
         "windows that do not overlap, each of the model's context. With the text and the fraction of the training it is\n"
-        "the val_loss that train reports. Perplexity is per byte; bits per byte is the loss divided by ln 2.",
-    .examples = {"qsbits eval --model run1 --data book.txt", "qsbits eval -m run1/step-00001000 --data other.txt --json"},
+        "the val_loss that train reports; --val-fraction 1 takes all of it. --data - reads standard input, by default all\n"
+        "of it. Perplexity is per byte; bits per byte is the loss divided by ln 2.",
+    .examples = {"qsbits eval --model run1 --data book.txt", "qsbits eval -m run1/step-00001000 --data - --json < other.txt"},
     .exit_codes = CODES,
     .run = run,
 };

@@ -307,7 +307,7 @@ static int show_tensor(const options *o, const qs_checkpoint *checkpoint)
     memset(&s, 0, sizeof s);
     if (index < 0)
         return fail_with(EXIT_DATA, NAME, "%s holds no tensor '%s'; qsbits inspect %s lists them",
-                         qs_checkpoint_path(checkpoint), name, o->operand);
+                         qs_checkpoint_path(checkpoint), name, o->operands[0]);
     const qs_status status = qs_checkpoint_tensor(checkpoint, index, &s.info);
     if (status != QS_OK)
         return fail_library(NAME, status, NULL);
@@ -336,11 +336,11 @@ static int run(const options *o)
 {
     qs_context *context = NULL;
     qs_checkpoint *checkpoint = NULL;
-    if (o->operand == NULL)
+    if (o->operand_count == 0)
         return fail_usage(NAME, "nothing to inspect; name a run folder, a checkpoint or a safetensors file");
     int code = open_context(o, &context);
     if (code == 0) {
-        const qs_status status = qs_checkpoint_open(context, o->operand, &checkpoint);
+        const qs_status status = qs_checkpoint_open(context, o->operands[0], &checkpoint);
         code = status == QS_OK ? inspect(o, checkpoint) : fail_library(NAME, status, NULL);
     }
     qs_checkpoint_close(&checkpoint);

@@ -69,6 +69,8 @@ static const char *hint(qs_status status)
 int fail_library(const char *name, qs_status status, const char *todo)
 {
     const char *detail = qs_last_error();
+    if (todo == NULL && strstr(detail, "; ") != NULL)
+        return fail_with(qs_status_exit_code(status), name, "%s", detail);
     return fail_with(qs_status_exit_code(status), name, "%s; %s", detail[0] == '\0' ? qs_status_text(status) : detail,
                      todo == NULL ? hint(status) : todo);
 }
@@ -137,6 +139,18 @@ char *human_count(double count, char *out)
 {
     static const char *const units[5] = {"", "k", "M", "G", "T"};
     return human(count, units, 1000.0, out);
+}
+
+char *human_time(double seconds, char *out)
+{
+    const long long s = seconds > 0.0 && seconds < 1e15 ? (long long)(seconds + 0.5) : 0, day = 86400;
+    if (s >= day)
+        (void)snprintf(out, 24, "%lld d %02lld:%02lld", s / day, s % day / 3600, s / 60 % 60);
+    else if (s >= 3600)
+        (void)snprintf(out, 24, "%lld:%02lld:%02lld", s / 3600, s / 60 % 60, s % 60);
+    else
+        (void)snprintf(out, 24, "%02lld:%02lld", s / 60, s % 60);
+    return out;
 }
 
 double now_seconds(void)

@@ -14,7 +14,8 @@ int fail_with(int code, const char *name, const char *format, ...) __attribute__
 /* The same with the exit code of wrong usage. */
 int fail_usage(const char *name, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* Reports the library's last failure and returns its exit code. todo: what to do; NULL: a hint by status. */
+/* Reports the library's last failure and returns its exit code. todo: what to do; NULL: what the failure itself says
+ * behind a semicolon, else a hint by status. */
 int fail_library(const char *name, qs_status status, const char *todo);
 
 /* A warning on standard error; goes on. */
@@ -35,6 +36,9 @@ json_t *json_number(double value);
 /* "12.3 MB", "1.2 M": three digits and a unit, in out (at least 16 bytes); returns out. */
 char *human_bytes(double bytes, char *out);
 char *human_count(double count, char *out);
+
+/* "01:15", "2:03:04", "3 d 04:05" in out (at least 24 bytes); returns out. Negative counts as 0. */
+char *human_time(double seconds, char *out);
 
 /* Seconds of a clock that only runs forward. */
 double now_seconds(void);

@@ -8,27 +8,6 @@
 #include "common.h"
 #include "signals.h"
 
-static const command *const COMMANDS[] = {
-    &train_command, &eval_command, &generate_command, &inspect_command, &info_command, &signature_command, &bench_command,
-};
-enum { COMMAND_COUNT = sizeof COMMANDS / sizeof COMMANDS[0] };
-
-static const struct { int code; const char *meaning; } EXIT_CODES[] = {
-    {0, "done"},
-    {64, "wrong usage: an unknown option, a value out of range, settings that disagree"},
-    {65, "bad data: not a text or checkpoint, too short, damaged, a loss that is not finite"},
-    {66, "no such input"},
-    {69, "not supported here: a backend or device that is missing"},
-    {70, "internal error"},
-    {71, "out of memory"},
-    {73, "cannot create the output, or it exists already"},
-    {74, "input/output error: disk full, write failed"},
-    {129, "stopped by SIGHUP; train has saved before"},
-    {130, "stopped by SIGINT (Ctrl-C); train has saved before"},
-    {143, "stopped by SIGTERM; train has saved before"},
-};
-enum { EXIT_CODE_COUNT = sizeof EXIT_CODES / sizeof EXIT_CODES[0] };
-
 static void print_help(void)
 {
     printf("qsbits %s - language models whose weights are one bit\n\nUsage: qsbits COMMAND [OPTION]...\n\nCommands:\n",
@@ -36,35 +15,29 @@ static void print_help(void)
     for (int i = 0; i < COMMAND_COUNT; i++)
         printf("  %-12s %s\n", COMMANDS[i]->name, COMMANDS[i]->summary);
     printf("\nqsbits COMMAND --help explains a command with all its options; qsbits --version prints the version.\n"
-           "\nFirst run:\n"
-           "  qsbits train --data book.txt --out run --steps 500\n"
-           "  qsbits generate --model run --prompt \"The \" -n 400\n"
-           "\nExit codes:\n");
-    for (int i = 0; i < EXIT_CODE_COUNT; i++)
-        printf("  %-4d %s\n", EXIT_CODES[i].code, EXIT_CODES[i].meaning);
-    printf("\nEnvironment: NO_COLOR (no colours), QSBITS_CPU (kernel level), QSBITS_BACKEND_DIR (folder of plugins)\n");
+           "\nFirst run:\n");
+    for (const char *const *line = FIRST_RUN; *line != NULL; line++)
+        printf("  %s\n", *line);
+    printf("\nExit codes:\n");
+    for (const exit_code *e = EXIT_CODES; e->meaning != NULL; e++)
+        printf("  %-4d %s\n", e->code, e->meaning);
+    printf("\nEnvironment:\n");
+    for (const explained *e = ENVIRONMENT; e->name != NULL; e++)
+        printf("  %-19s %s\n", e->name, e->meaning);
 }
 
 static void print_command_help(const command *c)
 {
-    printf("Usage: qsbits %s%s%s%s%s [OPTION]...\n\n%s\n", c->name, c->operand == NULL ? "" : " ",
-           c->operand == NULL ? "" : c->operand, c->required[0] == '\0' ? "" : " ", c->required, c->about);
+    char usage[USAGE_TEXT];
+    printf("Usage: qsbits %s\n\n%s\n", command_usage(c, usage), c->about);
     options_help(stdout, c);
     if (c->more_help != NULL)
         c->more_help(stdout);
     printf("\nExamples:\n  %s\n  %s\n\nExit codes:\n  0    done\n", c->examples[0], c->examples[1]);
     for (const int *code = c->exit_codes; *code != 0; code++)
-        for (int i = 0; i < EXIT_CODE_COUNT; i++)
-            if (EXIT_CODES[i].code == *code)
-                printf("  %-4d %s\n", *code, EXIT_CODES[i].meaning);
-}
-
-static const command *find_command(const char *name)
-{
-    for (int i = 0; i < COMMAND_COUNT; i++)
-        if (strcmp(COMMANDS[i]->name, name) == 0)
-            return COMMANDS[i];
-    return NULL;
+        for (const exit_code *e = EXIT_CODES; e->meaning != NULL; e++)
+            if (e->code == *code)
+                printf("  %-4d %s\n", *code, e->meaning);
 }
 
 static int fail_unknown_command(const char *name)

@@ -7,16 +7,7 @@
 #include <string.h>
 #include "common.h"
 
-typedef struct option {
-    const char *name;
-    char letter;
-    option_kind kind;
-    double least, greatest;
-    int commands, traits;
-    const char *group, *value, *preset, *help;
-} option;
-
-static const option LIST[OPTIONS] = {
+static const option_row LIST[OPTIONS] = {
 #define OPTION_ROW(id, name, letter, kind, least, most, commands, traits, group, value, preset, help) \
     {name, letter, kind, (double)(least), (double)(most), commands, traits, group, value, preset, help},
     OPTION_LIST(OPTION_ROW)
@@ -24,6 +15,11 @@ static const option LIST[OPTIONS] = {
 };
 
 enum { NAME_WIDTH = 27 };
+
+const option_row *options_row(option_id id)
+{
+    return &LIST[id];
+}
 
 const char *options_name(option_id id)
 {
@@ -33,6 +29,11 @@ const char *options_name(option_id id)
 bool options_is_setting(option_id id, const command *which)
 {
     return (LIST[id].commands & which->bit) != 0 && LIST[id].traits == SETTING;
+}
+
+bool options_of(option_id id, const command *which)
+{
+    return (LIST[id].commands & which->bit) != 0;
 }
 
 option_kind options_kind(option_id id)
@@ -111,7 +112,7 @@ static int64_t choice_index(const char *choices, const char *text)
     return -1;
 }
 
-static bool set_integer(const options *o, const option *row, option_value *v, const char *where, const char *text)
+static bool set_integer(const options *o, const option_row *row, option_value *v, const char *where, const char *text)
 {
     char *end = NULL;
     errno = 0;
@@ -130,7 +131,7 @@ static bool set_integer(const options *o, const option *row, option_value *v, co
     return true;
 }
 
-static bool set_real(const options *o, const option *row, option_value *v, const char *where, const char *text)
+static bool set_real(const options *o, const option_row *row, option_value *v, const char *where, const char *text)
 {
     char *end = NULL;
     const double parsed = strtod(text, &end);
@@ -149,7 +150,7 @@ static bool set_real(const options *o, const option *row, option_value *v, const
 
 static bool set_value(options *o, option_id id, const char *where, const char *text)
 {
-    const option *row = &LIST[id];
+    const option_row *row = &LIST[id];
     option_value *v = &o->value[id];
     if (row->kind == INT && !set_integer(o, row, v, where, text))
         return false;
@@ -293,9 +294,11 @@ static int take_option(options *o, int argc, char **argv, int *i)
 
 int options_parse(options *o, const command *which, int argc, char **argv)
 {
+    const bool several = which->operand != NULL && strstr(which->operand, "...") != NULL;
     bool only_operands = false;
     memset(o, 0, sizeof *o);
     o->command = which;
+    o->operands = (const char *const *)argv;  /* moved to the front as they come */
     for (int i = 0; i < OPTIONS; i++)
         if ((LIST[i].commands & which->bit) != 0 && LIST[i].preset != NULL && LIST[i].preset[0] != '(' &&
             !set_value(o, (option_id)i, LIST[i].name, LIST[i].preset))
@@ -310,10 +313,10 @@ int options_parse(options *o, const command *which, int argc, char **argv)
         } else if (which->operand == NULL) {
             return fail_usage(which->name, "unexpected argument '%s'; options start with --, see qsbits %s --help", argv[i],
                               which->name);
-        } else if (o->operand != NULL) {
+        } else if (o->operand_count > 0 && !several) {
             return fail_usage(which->name, "unexpected argument '%s'; give one %s", argv[i], which->operand);
         } else {
-            o->operand = argv[i];
+            argv[o->operand_count++] = argv[i];
         }
     }
     return 0;
@@ -321,38 +324,63 @@ int options_parse(options *o, const command *which, int argc, char **argv)
 
 /* ---- help ------------------------------------------------------------------------------------------------------ */
 
-static void help_row(FILE *out, const option *row)
+int options_listed(const command *which, option_id ids[OPTIONS])
 {
-    char name[96];
-    char letter[8] = "    ";
+    bool listed[OPTIONS] = {false};
+    int count = 0;
+    for (int i = 0; i < OPTIONS; i++) {
+        if (listed[i] || (LIST[i].commands & which->bit) == 0)
+            continue;
+        for (int j = i; j < OPTIONS; j++) {
+            if ((LIST[j].commands & which->bit) != 0 && strcmp(LIST[j].group, LIST[i].group) == 0) {
+                ids[count++] = (option_id)j;
+                listed[j] = true;
+            }
+        }
+    }
+    return count;
+}
+
+char *options_value_text(const option_row *row, char out[OPTION_TEXT])
+{
     const char *value = row->value == NULL ? "" : row->value;
-    const int value_length = (int)strlen(value) - (row->kind == CHOICE);
+    (void)snprintf(out, OPTION_TEXT, "%.*s", (int)strlen(value) - (row->kind == CHOICE), value);
+    return out;
+}
+
+char *options_default_text(const option_row *row, char out[OPTION_TEXT])
+{
+    const char *preset = row->preset == NULL ? "" : row->preset;
+    const bool told = preset[0] == '(';
+    (void)snprintf(out, OPTION_TEXT, "%.*s", (int)strlen(preset) - 2 * told, preset + told);
+    return out;
+}
+
+static void help_row(FILE *out, const option_row *row)
+{
+    char name[2 * OPTION_TEXT], text[OPTION_TEXT];
+    char letter[8] = "    ";
     if (row->letter != 0)
         (void)snprintf(letter, sizeof letter, "-%c, ", row->letter);
-    (void)snprintf(name, sizeof name, "%s--%s%s%.*s", letter, row->name, row->value == NULL ? "" : " ", value_length, value);
+    (void)snprintf(name, sizeof name, "%s--%s%s%s", letter, row->name, row->value == NULL ? "" : " ",
+                   options_value_text(row, text));
     if (strlen(name) <= NAME_WIDTH)
         fprintf(out, "  %-*s %s", NAME_WIDTH, name, row->help);
     else
         fprintf(out, "  %s\n  %-*s %s", name, NAME_WIDTH, "", row->help);
-    if (row->preset != NULL && row->preset[0] == '(')
-        fprintf(out, " [%.*s]", (int)strlen(row->preset) - 2, row->preset + 1);
-    else if (row->preset != NULL)
-        fprintf(out, " [%s]", row->preset);
+    if (options_default_text(row, text)[0] != '\0')
+        fprintf(out, " [%s]", text);
     fputc('\n', out);
 }
 
 void options_help(FILE *out, const command *which)
 {
-    bool shown[OPTIONS] = {false};
-    for (int i = 0; i < OPTIONS; i++) {
-        if (shown[i] || (LIST[i].commands & which->bit) == 0)
-            continue;
-        fprintf(out, "\n%s:\n", LIST[i].group);
-        for (int j = i; j < OPTIONS; j++) {
-            if ((LIST[j].commands & which->bit) != 0 && strcmp(LIST[j].group, LIST[i].group) == 0) {
-                help_row(out, &LIST[j]);
-                shown[j] = true;
-            }
-        }
+    option_id ids[OPTIONS];
+    const int count = options_listed(which, ids);
+    for (int i = 0; i < count; i++) {
+        const option_row *row = &LIST[ids[i]];
+        if (i == 0 || strcmp(row->group, LIST[ids[i - 1]].group) != 0)
+            fprintf(out, "\n%s:\n", row->group);
+        help_row(out, row);
     }
 }

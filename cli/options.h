@@ -10,9 +10,12 @@
 
 /* Commands an option belongs to. */
 enum command_bit {
-    TRAIN = 1, EVAL = 2, GENERATE = 4, INSPECT = 8, INFO = 16, SIGNATURE = 32, BENCH = 64,
-    COMPUTE = TRAIN | EVAL | GENERATE | INFO | SIGNATURE | BENCH,
-    EVERY = 127
+    TRAIN = 1, EVAL = 2, GENERATE = 4, INSPECT = 8, INFO = 16, SIGNATURE = 32, BENCH = 64, COMPARE = 128, REPORT = 256,
+    COMPLETION = 512, MANUAL = 1024,
+    RUNS = TRAIN | COMPARE,
+    COMPUTE = TRAIN | COMPARE | EVAL | GENERATE | INFO | SIGNATURE | BENCH,
+    RESULTS = COMPUTE | INSPECT,
+    EVERY = 2047
 };
 
 /* SETTING: stored in config.json and taken from there by --resume. */
@@ -31,68 +34,91 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE } option_kind;
 /* id, name, short name, kind, least, greatest, commands, traits, group, value's name (or choices), default, help.
  * A default that starts with "(" is only told: the option then counts as not given. NULL: nothing to tell. */
 #define OPTION_LIST(X) \
-    X(DATA, "data", 0, TEXT, 0, 0, TRAIN | EVAL, SETTING, "Text", "FILE|DIR", NULL, \
-      "the text: a file, or a folder whose text files are joined") \
-    X(VAL_FRACTION, "val-fraction", 0, REAL, 1e-6, 0.5, TRAIN | EVAL, SETTING, "Text", "F", "0.1", \
-      "share at the end of the text that is kept for validation") \
+    X(DATA, "data", 0, TEXT, 0, 0, RUNS | EVAL, SETTING, "Text", "FILE|DIR|GLOB", NULL, \
+      "the text: a file, a folder or a quoted pattern such as 'books/*.txt', whose text files are joined") \
+    X(VAL_FRACTION, "val-fraction", 0, REAL, 1e-6, 1, RUNS | EVAL, SETTING, "Text", "F", "(0.1)", \
+      "share at the end of the text that is kept for validation; up to 0.5, for eval up to 1") \
     X(MODEL, "model", 'm', TEXT, 0, 0, EVAL | GENERATE, PLAIN, "Model", "RUN", NULL, \
       "run folder (newest checkpoint), checkpoint folder or model.safetensors") \
-    X(PRESET, "preset", 0, TEXT, 0, 0, TRAIN, SETTING, "Model", "NAME", "(tiny)", \
+    X(PRESET, "preset", 0, TEXT, 0, 0, RUNS, SETTING, "Model", "NAME", "(tiny)", \
       "shape by name, listed below; the options below override its parts") \
-    X(LAYERS, "layers", 0, INT, 1, 4096, TRAIN, SETTING, "Model", "N", "(preset)", "blocks") \
-    X(DIM, "dim", 0, INT, 32, 1 << 20, TRAIN, SETTING, "Model", "N", "(preset)", "width, a multiple of 32") \
-    X(HEADS, "heads", 0, INT, 1, 1024, TRAIN, SETTING, "Model", "N", "(preset)", "query heads") \
-    X(KV_HEADS, "kv-heads", 0, INT, 0, 1024, TRAIN, SETTING, "Model", "N", "(preset)", \
+    X(LAYERS, "layers", 0, INT, 1, 4096, RUNS, SETTING, "Model", "N", "(preset)", "blocks") \
+    X(DIM, "dim", 0, INT, 32, 1 << 20, RUNS, SETTING, "Model", "N", "(preset)", "width, a multiple of 32") \
+    X(HEADS, "heads", 0, INT, 1, 1024, RUNS, SETTING, "Model", "N", "(preset)", "query heads") \
+    X(KV_HEADS, "kv-heads", 0, INT, 0, 1024, RUNS, SETTING, "Model", "N", "(preset)", \
       "key and value heads, a divisor of heads") \
-    X(HEAD_DIM, "head-dim", 0, INT, 0, 512, TRAIN, SETTING, "Model", "N", "(dim / heads)", "width of a head, even") \
-    X(FFN, "ffn", 0, INT, 0, 1 << 22, TRAIN, SETTING, "Model", "N", "(preset)", "width inside the feed-forward part") \
-    X(CTX, "ctx", 'c', INT, 2, 1 << 20, TRAIN, SETTING, "Model", "N", "(preset)", "tokens of a training window") \
-    X(QK_NORM, "qk-norm", 0, FLAG, 0, 0, TRAIN, SETTING, "Model", NULL, NULL, "RMSNorm on queries and keys, per head") \
-    X(NO_SUB_NORM, "no-sub-norm", 0, FLAG, 0, 0, TRAIN, SETTING, "Model", NULL, NULL, \
+    X(HEAD_DIM, "head-dim", 0, INT, 0, 512, RUNS, SETTING, "Model", "N", "(dim / heads)", "width of a head, even") \
+    X(FFN, "ffn", 0, INT, 0, 1 << 22, RUNS, SETTING, "Model", "N", "(preset)", "width inside the feed-forward part") \
+    X(CTX, "ctx", 'c', INT, 2, 1 << 20, RUNS, SETTING, "Model", "N", "(preset)", "tokens of a training window") \
+    X(QK_NORM, "qk-norm", 0, FLAG, 0, 0, RUNS, SETTING, "Model", NULL, NULL, "RMSNorm on queries and keys, per head") \
+    X(NO_SUB_NORM, "no-sub-norm", 0, FLAG, 0, 0, RUNS, SETTING, "Model", NULL, NULL, \
       "no RMSNorm before the attention-output and down products") \
-    X(TIED, "tied", 0, FLAG, 0, 0, TRAIN, SETTING, "Model", NULL, NULL, "the embedding is the output layer as well") \
+    X(TIED, "tied", 0, FLAG, 0, 0, RUNS, SETTING, "Model", NULL, NULL, "the embedding is the output layer as well") \
     X(OPTIMIZER, "optimizer", 0, CHOICE, 0, 0, TRAIN, SETTING, "Training", CHOICES_OPTIMIZER, "fsm", \
       "what trains the matrices: a state machine on 1-bit weights, or a baseline") \
     X(FSM_STATE, "fsm-state", 0, CHOICE, 0, 0, TRAIN, SETTING, "Training", CHOICES_FSM, "c4", \
       "state beside every weight: ternary (t2), 4, 16 or 128 levels") \
     X(FSM_RECIPE, "fsm-recipe", 0, CHOICE, 0, 0, TRAIN, SETTING, "Training", CHOICES_RECIPE, "default", \
       "literal: as first published; exact: same-step quantile, for tests") \
-    X(STEPS, "steps", 0, INT, 1, INT64_C(1) << 31, TRAIN, SETTING, "Training", "N", "1000", \
+    X(STEPS, "steps", 0, INT, 1, INT64_C(1) << 31, RUNS, SETTING, "Training", "N", "1000", \
       "length of the run; schedules end there") \
-    X(BATCH, "batch", 'b', INT, 1, 1 << 20, TRAIN, SETTING, "Training", "N", "32", "windows per step") \
+    X(BATCH, "batch", 'b', INT, 1, 1 << 20, RUNS, SETTING, "Training", "N", "32", "windows per step") \
     X(SEED, "seed", 's', INT, 0, INT64_MAX, TRAIN, SETTING, "Training", "N", "1", "of all random numbers") \
     X(LR, "lr", 0, REAL, 1e-12, 1e30, TRAIN, SETTING, "Training", "R", "(searched)", "rate of the float parameters") \
     X(MATRIX_LR, "matrix-lr", 0, REAL, 1e-12, 1e30, TRAIN, SETTING, "Training", "R", "(lr)", \
       "rate of latents (ste) or dense weights (adamw)") \
     X(SCALE_LR, "scale-lr", 0, REAL, 1e-12, 1e30, TRAIN, SETTING, "Training", "R", "(searched)", "rate of the row scales") \
-    X(WARMUP, "warmup", 0, INT, 0, INT64_C(1) << 31, TRAIN, SETTING, "Training", "N", "(min(50, steps/10))", \
+    X(WARMUP, "warmup", 0, INT, 0, INT64_C(1) << 31, RUNS, SETTING, "Training", "N", "(min(50, steps/10))", \
       "steps in which the rate rises") \
-    X(SCHEDULE, "schedule", 0, CHOICE, 0, 0, TRAIN, SETTING, "Training", CHOICES_SCHEDULE, "cosine", \
+    X(SCHEDULE, "schedule", 0, CHOICE, 0, 0, RUNS, SETTING, "Training", CHOICES_SCHEDULE, "cosine", \
       "of the rates after the warm-up") \
-    X(FINAL_LR, "final-lr", 0, REAL, 0, 1, TRAIN, SETTING, "Training", "F", "(0.05)", "share of the rate at the end") \
-    X(CLIP, "clip", 0, REAL, 0, 1e30, TRAIN, SETTING, "Training", "R", "0", \
+    X(FINAL_LR, "final-lr", 0, REAL, 0, 1, RUNS, SETTING, "Training", "F", "(0.05)", "share of the rate at the end") \
+    X(CLIP, "clip", 0, REAL, 0, 1e30, RUNS, SETTING, "Training", "R", "0", \
       "limit of the gradient norm of the float parameters; 0 is off") \
-    X(WEIGHT_DECAY, "weight-decay", 0, REAL, 0, 1, TRAIN, SETTING, "Training", "R", "0", "of matrices in ste and adamw") \
-    X(DENSITY_START, "density-start", 0, REAL, 1e-5, 1, TRAIN, SETTING, "Training", "F", "(0.8)", \
+    X(WEIGHT_DECAY, "weight-decay", 0, REAL, 0, 1, RUNS, SETTING, "Training", "R", "0", "of matrices in ste and adamw") \
+    X(DENSITY_START, "density-start", 0, REAL, 1e-5, 1, RUNS, SETTING, "Training", "F", "(0.8)", \
       "share of weights pulsed at the start (fsm)") \
-    X(DENSITY_END, "density-end", 0, REAL, 1e-5, 1, TRAIN, SETTING, "Training", "F", "(0.02)", "and at the end") \
-    X(MICRO_BATCH, "micro-batch", 0, INT, 0, 1 << 20, TRAIN, SETTING, "Memory", "N", "0", \
+    X(DENSITY_END, "density-end", 0, REAL, 1e-5, 1, RUNS, SETTING, "Training", "F", "(0.02)", "and at the end") \
+    X(MICRO_BATCH, "micro-batch", 0, INT, 0, 1 << 20, RUNS, SETTING, "Memory", "N", "0", \
       "windows at a time, 0 is all; less memory, the same result") \
-    X(RECOMPUTE, "recompute", 0, FLAG, 0, 0, TRAIN, SETTING, "Memory", NULL, NULL, \
+    X(RECOMPUTE, "recompute", 0, FLAG, 0, 0, RUNS, SETTING, "Memory", NULL, NULL, \
       "keep block inputs only; less memory, slower, the same result") \
+    X(ARMS, "arms", 0, TEXT, 0, 0, COMPARE, SETTING, "Comparison", "LIST", "fsm:c4,ste,frozen,adamw", \
+      "what to compare: OPTIMIZER[:STATE[:RECIPE]][@LR], separated by commas") \
+    X(SEEDS, "seeds", 0, INT, 1, 1000, COMPARE, SETTING, "Comparison", "N", "3", "runs of each arm: seeds 1 to N") \
+    X(SEARCH_LR, "search-lr", 0, FLAG, 0, 0, COMPARE, SETTING, "Comparison", NULL, NULL, \
+      "first find the best --lr of each arm, with one seed and steps of a factor of two") \
     X(OUT, "out", 'o', TEXT, 0, 0, TRAIN, PLAIN, "Run", "RUN", NULL, "run folder: settings, metrics, checkpoints") \
+    X(OUT_FOLDER, "out", 'o', TEXT, 0, 0, COMPARE, PLAIN, "Run", "DIR", NULL, \
+      "folder of the comparison: one run folder per arm and seed, compare.json, compare.md, report.html") \
+    X(OUT_PAGE, "out", 'o', TEXT, 0, 0, REPORT, PLAIN, "Page", "FILE", "report.html", "the page to write") \
+    X(BITMAP, "tensor", 0, TEXT, 0, 0, REPORT, PLAIN, "Page", "NAME", "(the first matrix)", \
+      "1-bit tensor to show before and after, a name of qsbits inspect") \
+    X(CONFIG, "config", 0, TEXT, 0, 0, RUNS, PLAIN, "Run", "FILE", NULL, \
+      "JSON file of settings with the names of these options, such as a run's config.json; options win") \
+    X(DRY_RUN, "dry-run", 0, FLAG, 0, 0, TRAIN, PLAIN, "Run", NULL, NULL, \
+      "show settings, sizes, memory, schedule and time, write nothing") \
     X(RESUME, "resume", 0, FLAG, 0, 0, TRAIN, PLAIN, "Run", NULL, NULL, \
       "continue the newest valid checkpoint of RUN; without one start at step 0") \
-    X(EVAL_EVERY, "eval-every", 0, INT, 0, INT64_C(1) << 31, TRAIN, SETTING, "Run", "N", "(steps / 10, at least 20)", \
+    X(EVAL_EVERY, "eval-every", 0, INT, 0, INT64_C(1) << 31, RUNS, SETTING, "Run", "N", "(steps / 10, at least 20)", \
       "steps between validations, 0 is never") \
-    X(SAVE_EVERY, "save-every", 0, INT, 0, INT64_C(1) << 31, TRAIN, SETTING, "Run", "N", "(steps / 10, at least 20)", \
-      "steps between checkpoints, 0 is at the end only") \
-    X(EVAL_WINDOWS, "eval-windows", 0, INT, 0, INT64_MAX, TRAIN, SETTING, "Run", "N", "64", \
+    X(SAVE_EVERY, "save-every", 0, TEXT, 0, 0, RUNS, SETTING, "Run", "N|Nm", "(steps / 10, at least 20)", \
+      "steps, or minutes as in 30m, between checkpoints; 0 is at the end only") \
+    X(EVAL_WINDOWS, "eval-windows", 0, INT, 0, INT64_MAX, RUNS, SETTING, "Run", "N", "64", \
       "windows of a validation on the way, 0 is all") \
-    X(FINAL_WINDOWS, "final-windows", 0, INT, 0, INT64_MAX, TRAIN, SETTING, "Run", "N", "0", \
+    X(FINAL_WINDOWS, "final-windows", 0, INT, 0, INT64_MAX, RUNS, SETTING, "Run", "N", "0", \
       "windows of the first and the last validation, 0 is all") \
-    X(KEEP, "keep", 0, INT, 1, 1000, TRAIN, SETTING, "Run", "N", "2", "newest checkpoints that stay") \
-    X(TIME_LIMIT, "time-limit", 0, REAL, 0, 1e9, TRAIN, PLAIN, "Run", "SECONDS", "(none)", \
+    X(KEEP, "keep", 0, INT, 1, 1000, RUNS, SETTING, "Run", "N", "2", "newest checkpoints that stay") \
+    X(KEEP_BEST, "keep-best", 0, FLAG, 0, 0, RUNS, SETTING, "Run", NULL, NULL, \
+      "save whenever the validation is the best so far; RUN/best names that checkpoint, which stays") \
+    X(PATIENCE, "patience", 0, INT, 0, INT64_C(1) << 31, RUNS, SETTING, "Run", "N", "0", \
+      "stop after N validations without a better one, 0 is never") \
+    X(HEALTH, "health", 0, INT, 0, INT64_C(1) << 20, RUNS, SETTING, "Run", "N", "(100)", \
+      "steps of a window over which the health of the weights is measured, 0 is never; the same result") \
+    X(LOG_EVERY, "log-every", 0, INT, 0, INT64_C(1) << 31, RUNS, SETTING, "Run", "N", "1", \
+      "steps between lines of metrics.jsonl and events, 0 is validations and health only") \
+    X(NO_EVENTS, "no-events", 0, FLAG, 0, 0, RUNS, SETTING, "Run", NULL, NULL, "no TensorBoard event file in RUN") \
+    X(TIME_LIMIT, "time-limit", 0, REAL, 0, 1e9, RUNS, PLAIN, "Run", "SECONDS", "(none)", \
       "stop, save and report once this time has passed") \
     X(WINDOWS, "windows", 0, INT, 0, INT64_MAX, EVAL, PLAIN, "Model", "N", "0", "validation windows to use, 0 is all") \
     X(PROMPT, "prompt", 'p', TEXT, 0, 0, GENERATE, PLAIN, "Generation", "TEXT", "(a newline)", "what the text starts with") \
@@ -117,7 +143,7 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE } option_kind;
       "kernel level, see qsbits info; the same result") \
     X(DEVICE, "device", 0, TEXT, 0, 0, COMPUTE, PLAIN, "Machine", "NAME", "(cpu)", \
       "backend: a name of qsbits info or the path of a plugin") \
-    X(JSON, "json", 0, FLAG, 0, 0, EVERY, PLAIN, "Output", NULL, NULL, "one JSON object on standard output") \
+    X(JSON, "json", 0, FLAG, 0, 0, RESULTS, PLAIN, "Output", NULL, NULL, "one JSON object on standard output") \
     X(HELP, "help", 'h', FLAG, 0, 0, EVERY, PLAIN, "Output", NULL, NULL, "this page")
 
 typedef enum option_id {
@@ -138,14 +164,15 @@ typedef struct option_value {
 typedef struct options {
     const struct command *command;
     option_value value[OPTIONS];
-    const char *operand;   /* the argument without a name, NULL if there is none */
+    const char *const *operands;  /* arguments without a name, in argv */
+    int operand_count;
 } options;
 
 /* A command of qsbits: one file cmd_<name>.c each. */
 typedef struct command {
     const char *name;
     int bit;
-    const char *operand;     /* name of its argument without a flag, NULL if it takes none */
+    const char *operand;     /* name of its argument without a flag, NULL if it takes none; "..." at the end: several */
     const char *required;    /* names of its required options, as shown in the usage line */
     const char *summary;     /* one line */
     const char *about;       /* one paragraph */
@@ -163,9 +190,30 @@ int options_parse(options *o, const command *which, int argc, char **argv);
  * The text is borrowed. Returns false after a message. */
 bool options_set(options *o, option_id id, const char *where, const char *text);
 
+/* A line of OPTION_LIST, for what is made of it: help, manual, completions. */
+typedef struct option_row {
+    const char *name;          /* without dashes */
+    char letter;               /* 0: none */
+    option_kind kind;
+    double least, greatest;
+    int commands, traits;
+    const char *group, *value, *preset, *help;
+} option_row;
+const option_row *options_row(option_id id);
+
+/* The options of a command in the order of its help page, group after group; returns how many. */
+int options_listed(const command *which, option_id ids[OPTIONS]);
+
+/* What help shows as the value of an option ("N", "t2|c2|c4|c8", "" for a FLAG) and as its default ("" if there is nothing to
+ * tell), in out; returns out. */
+enum { OPTION_TEXT = 64 };
+char *options_value_text(const option_row *row, char out[OPTION_TEXT]);
+char *options_default_text(const option_row *row, char out[OPTION_TEXT]);
+
 /* Name of an option without dashes, its traits, and whether it belongs to a command. */
 const char *options_name(option_id id);
 bool options_is_setting(option_id id, const command *which);
+bool options_of(option_id id, const command *which);
 option_kind options_kind(option_id id);
 
 /* The choice with an index as text ("c4"); static storage. */

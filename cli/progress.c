@@ -1,103 +1,219 @@
-/* progress.c - see progress.h. Nothing here reaches the training. */
+/* progress.c - see progress.h. The line is made of parts; a window that is too narrow loses the least important ones first.
+ * Nothing here reaches the training. */
 #include "progress.h"
 
+#include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-static const double REDRAW_SECONDS = 0.1, PLAIN_SECONDS = 5.0;
+/* A log of plain lines starts soon, is dense while somebody is still there, and stays readable after days. */
+static const double REDRAW_SECONDS = 0.1, PLAIN_SECONDS = 5.0, LATE_PLAIN_SECONDS = 60.0, LATE = 600.0;
 static const double LOSS_DECAY = 0.95, TIME_DECAY = 0.9;
-enum { BAR_WIDTH = 20, NARROWEST = 20 };
+enum { BAR_WIDTH = 20, DEFAULT_WIDTH = 80, PART_BYTES = 64, MOST_PARTS = 12 };
 
-void progress_start(progress *p, int64_t step, int64_t steps, int64_t tokens_per_step, bool flips, double time_limit)
+void progress_start(progress *p, const char *label, int64_t step, int64_t steps, int64_t tokens_per_step, bool flips,
+                    double time_limit)
 {
     const char *term = getenv("TERM");
     const char *no_color = getenv("NO_COLOR");
     memset(p, 0, sizeof *p);
-    p->terminal = isatty(STDERR_FILENO) && term != NULL && strcmp(term, "dumb") != 0;
+    p->label = label;
+    p->terminal = isatty(STDERR_FILENO) && term != NULL && term[0] != '\0' && strcmp(term, "dumb") != 0;
     p->color = p->terminal && (no_color == NULL || no_color[0] == '\0');
+    p->first_step = step;
     p->step = step;
     p->steps = steps;
+    p->told_step = -1;
     p->tokens_per_step = (double)tokens_per_step;
     p->flips = flips;
     p->time_limit = time_limit;
     p->started = now_seconds();
+    p->val_loss = NAN;
+    p->warnings = -1;
+    p->dead = NAN;
 }
 
-static char *clock_text(double seconds, char *out, size_t out_bytes)
-{
-    const long long s = seconds < 0.0 ? 0 : (long long)(seconds + 0.5);
-    if (s >= 3600)
-        (void)snprintf(out, out_bytes, "%lld:%02lld:%02lld", s / 3600, s / 60 % 60, s % 60);
-    else
-        (void)snprintf(out, out_bytes, "%02lld:%02lld", s / 60, s % 60);
-    return out;
-}
-
+/* By the pace of the whole process, in which validations and checkpoints have their part. */
 static double seconds_left(const progress *p)
 {
-    double left = (double)(p->steps - p->step) * p->step_seconds;
-    if (p->time_limit > 0.0 && p->started + p->time_limit - now_seconds() < left)
-        left = p->started + p->time_limit - now_seconds();
-    return left;
+    const double now = now_seconds();
+    const double pace = (now - p->first_began) / (double)(p->step - p->first_step);
+    const double left = (double)(p->steps - p->step) * pace, limit = p->started + p->time_limit - now;
+    return p->time_limit > 0.0 && limit < left ? limit : left;
 }
 
-/* The facts without the bar. */
-static void state_text(const progress *p, char *out, size_t out_bytes)
+/* ---- parts ----------------------------------------------------------------------------------------------------- */
+
+/* In the order of the line. rank: the greater, the earlier a part is dropped. */
+typedef struct parts {
+    int count;
+    struct { int rank; char text[PART_BYTES]; } part[MOST_PARTS];
+} parts;
+
+static void add(parts *line, int rank, const char *format, ...) __attribute__((format(printf, 3, 4)));
+static void add(parts *line, int rank, const char *format, ...)
 {
-    char left[32], rate[16], flips[32] = "";
-    if (p->flips)
-        (void)snprintf(flips, sizeof flips, "  flips %.3f%%", 100.0 * p->last_flips);
-    (void)snprintf(out, out_bytes, "%lld/%lld  loss %.4f  %s tok/s%s  left %s", (long long)p->step, (long long)p->steps,
-                   p->weight > 0.0 ? p->loss / p->weight : 0.0,
-                   human_count(p->step_seconds > 0.0 ? p->tokens_per_step / p->step_seconds : 0.0, rate), flips,
-                   clock_text(seconds_left(p), left, sizeof left));
+    va_list arguments;
+    va_start(arguments, format);
+    line->part[line->count].rank = rank;
+    (void)vsnprintf(line->part[line->count].text, PART_BYTES, format, arguments);
+    va_end(arguments);
+    line->count++;
 }
 
-static void draw_terminal(progress *p)
+static void add_bar(parts *line, int rank, double share)
 {
-    char text[160], bar[BAR_WIDTH + 1], line[256];
-    struct winsize size;
-    const double share = (double)p->step / (double)p->steps;
-    const int filled = (int)(share * BAR_WIDTH);
-    int width = ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col >= NARROWEST ? size.ws_col - 1 : 79;
-    state_text(p, text, sizeof text);
+    char bar[BAR_WIDTH + 1] = "";
     memset(bar, '-', BAR_WIDTH);
-    memset(bar, '#', (size_t)filled);
-    bar[BAR_WIDTH] = '\0';
-    (void)snprintf(line, sizeof line, "%3.0f%% [%s] %s", 100.0 * share, bar, text);
-    if ((int)strlen(line) > width)  /* a narrow window: the facts matter more than the bar */
-        (void)snprintf(line, sizeof line, "%3.0f%% %s", 100.0 * share, text);
-    if (width >= (int)sizeof line)
-        width = (int)sizeof line - 1;
-    fprintf(stderr, "\r%s%.*s%s\033[K", p->color ? "\033[36m" : "", width, line, p->color ? "\033[0m" : "");
-    p->drawn = true;
+    memset(bar, '#', (size_t)(share * BAR_WIDTH));
+    add(line, rank, "[%s]", bar);
 }
 
+static void collect(const progress *p, parts *line)
+{
+    char text[32];
+    const double share = (double)p->step / (double)p->steps;
+    line->count = 0;
+    if (p->label[0] != '\0')
+        add(line, 3, "%s", p->label);
+    add(line, 0, "%3.0f%%", floor(100.0 * share));
+    if (p->terminal)
+        add_bar(line, 11, share);
+    add(line, 4, "%lld/%lld", (long long)p->step, (long long)p->steps);
+    add(line, 1, "loss %.4f", p->loss / p->weight);
+    if (isfinite(p->val_loss))
+        add(line, 6, "val %.4f", p->val_loss);
+    add(line, 7, "%s tok/s", human_count(p->tokens_per_step / p->step_seconds, text));
+    if (p->flips)
+        add(line, 8, "flips %.3f%%", 100.0 * p->last_flips);
+    if (p->warnings == 0)
+        add(line, 5, "health ok");
+    else if (p->warnings > 0)
+        add(line, 5, "health %d warning%s", p->warnings, p->warnings == 1 ? "" : "s");
+    if (isfinite(p->dead))
+        add(line, 10, "dead %.1f%%", 100.0 * p->dead);
+    add(line, 9, "mem %s", human_bytes((double)qs_peak_rss(), text));
+    add(line, 2, "left %s", human_time(seconds_left(p), text));
+}
+
+/* ---- width ----------------------------------------------------------------------------------------------------- */
+
+static int window_width(void)
+{
+    struct winsize size;
+    return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : DEFAULT_WIDTH;
+}
+
+/* Columns of a UTF-8 character that starts with this byte, at most: the long ones may be wide, bytes inside have none. */
+static int columns_of(unsigned char byte) { return byte < 0x80 ? 1 : byte < 0xC0 ? 0 : byte < 0xE0 ? 1 : 2; }
+
+static int columns(const char *text)
+{
+    int sum = 0;
+    for (; *text != '\0'; text++)
+        sum += columns_of((unsigned char)*text);
+    return sum;
+}
+
+static void drop_least(parts *line)
+{
+    int least = 0;
+    for (int i = 1; i < line->count; i++)
+        if (line->part[i].rank > line->part[least].rank)
+            least = i;
+    line->count--;
+    memmove(&line->part[least], &line->part[least + 1], (size_t)(line->count - least) * sizeof line->part[0]);
+}
+
+static int parts_columns(const parts *line)
+{
+    int sum = 2 * (line->count - 1);
+    for (int i = 0; i < line->count; i++)
+        sum += columns(line->part[i].text);
+    return sum;
+}
+
+/* Bytes of a text that fit, whole characters only. */
+static int fitting_bytes(const char *text, int width)
+{
+    int bytes = 0, sum = 0;
+    for (; text[bytes] != '\0'; bytes++) {
+        sum += columns_of((unsigned char)text[bytes]);
+        if (sum > width)
+            break;
+    }
+    return bytes;
+}
+
+/* The parts that fit, two blanks between them; control characters (of a label) become '?'. */
+static void compose(parts *line, int width, char *out, size_t out_bytes)
+{
+    size_t n = 0;
+    while (line->count > 1 && parts_columns(line) > width)
+        drop_least(line);
+    out[0] = '\0';
+    for (int i = 0; i < line->count && n + 1 < out_bytes; i++)
+        n += (size_t)snprintf(out + n, out_bytes - n, "%s%s", i == 0 ? "" : "  ", line->part[i].text);
+    out[fitting_bytes(out, width)] = '\0';
+    for (char *c = out; *c != '\0'; c++)
+        if ((unsigned char)*c < 32 || *c == 127)
+            *c = '?';
+}
+
+/* ---- drawing --------------------------------------------------------------------------------------------------- */
+
+/* The last column stays free: a terminal may wrap behind it. */
 static void draw(progress *p)
 {
-    char text[160];
+    parts line;
+    char text[MOST_PARTS * (PART_BYTES + 2)];
     p->shown = now_seconds();
-    if (p->terminal) {
-        draw_terminal(p);
-    } else {
-        state_text(p, text, sizeof text);
-        fprintf(stderr, "step %s\n", text);
-    }
+    p->told_step = p->step;
+    collect(p, &line);
+    compose(&line, p->terminal ? window_width() - 1 : (int)sizeof text, text, sizeof text);
+    if (p->terminal)
+        fprintf(stderr, "\r%s%s%s\033[K", !p->color ? "" : p->warnings > 0 ? "\033[33m" : "\033[36m", text,
+                p->color ? "\033[0m" : "");
+    else
+        fprintf(stderr, "%s\n", text);
     (void)fflush(stderr);
+    p->drawn = p->terminal;
+}
+
+static bool is_due(const progress *p)
+{
+    const double now = now_seconds();
+    if (p->told_step < 0)
+        return true;
+    return now - p->shown >= (p->terminal ? REDRAW_SECONDS : now - p->started < LATE ? PLAIN_SECONDS : LATE_PLAIN_SECONDS);
 }
 
 void progress_step(progress *p, const qs_step_info *info, double seconds)
 {
+    if (p->first_began <= 0.0)
+        p->first_began = now_seconds() - seconds;
     p->step = info->step;
     p->loss = LOSS_DECAY * p->loss + (1.0 - LOSS_DECAY) * info->loss;
     p->weight = LOSS_DECAY * p->weight + (1.0 - LOSS_DECAY);
     p->step_seconds = p->step_seconds <= 0.0 ? seconds : TIME_DECAY * p->step_seconds + (1.0 - TIME_DECAY) * seconds;
     p->last_flips = info->flips;
-    if (now_seconds() - p->shown >= (p->terminal ? REDRAW_SECONDS : PLAIN_SECONDS))
+    p->flips = p->flips || info->flips > 0.0;
+    if (is_due(p))
         draw(p);
+}
+
+void progress_validation(progress *p, double val_loss)
+{
+    p->val_loss = val_loss;
+}
+
+void progress_health(progress *p, int warnings, double dead)
+{
+    p->warnings = warnings;
+    p->dead = dead;
 }
 
 void progress_say(progress *p, const char *format, ...)
@@ -106,6 +222,8 @@ void progress_say(progress *p, const char *format, ...)
     if (p->drawn)
         fprintf(stderr, "\r\033[K");
     p->drawn = false;
+    if (p->label[0] != '\0')
+        fprintf(stderr, "%s: ", p->label);
     va_start(arguments, format);
     (void)vfprintf(stderr, format, arguments);
     va_end(arguments);
@@ -115,7 +233,7 @@ void progress_say(progress *p, const char *format, ...)
 
 void progress_end(progress *p)
 {
-    if (p->weight > 0.0)
+    if (p->weight > 0.0 && (p->terminal || p->told_step != p->step))
         draw(p);
     if (p->drawn)
         fputc('\n', stderr);

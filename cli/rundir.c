@@ -27,7 +27,8 @@ int run_folder_init(run_folder *run, const char *path)
     if (path[0] == '\0')
         return fail_usage("train", "--out is empty; give the path of a run folder");
     if (strlen(path) > PATH_MAX - 64 || join(run->config, path, "config.json") != 0 ||
-        join(run->metrics, path, "metrics.jsonl") != 0)
+        join(run->metrics, path, "metrics.jsonl") != 0 || join(run->result, path, "result.json") != 0 ||
+        join(run->best, path, "best") != 0)
         return fail_usage("train", "--out is longer than %d bytes; choose a shorter path", PATH_MAX - 64);
     return 0;
 }
@@ -62,10 +63,11 @@ static int list_steps(const run_folder *run, const char *suffix, int64_t *steps)
     return count;
 }
 
-int run_folder_check(const run_folder *run, bool resume)
+int run_folder_check(run_folder *run, bool resume)
 {
     struct stat st;
     int64_t steps[MAX_LISTED];
+    run->resume = resume;
     if (stat(run->path, &st) != 0) {
         if (errno == ENOENT)
             return 0;
@@ -140,6 +142,9 @@ int run_folder_create(run_folder *run)
                          run->path);
     if (access(run->path, W_OK | X_OK) != 0)
         return fail_with(EXIT_CREATE, "train", "cannot write to %s (%s); choose another --out", run->path, strerror(errno));
+    const int code = run_folder_check(run, run->resume);
+    if (code != 0)
+        return code;
     for (int i = list_steps(run, ".tmp", steps) - 1; i >= 0; i--) {
         checkpoint_path(run, steps[i], ".tmp", path);
         (void)remove_checkpoint(path);
@@ -182,21 +187,46 @@ static int write_file(const char *path, const char *text)
     return fclose(file) == 0 && written ? 0 : -1;
 }
 
-int run_folder_write_config(const run_folder *run, json_t *config)
+int run_folder_write(const run_folder *run, const char *path, json_t *value)
 {
     char temporary[PATH_MAX];
     int code = 0;
-    char *text = json_dumps(config, JSON_INDENT(2) | JSON_REAL_PRECISION(17));
-    json_decref(config);
-    if (text == NULL || join(temporary, run->path, "config.json.tmp") != 0)
-        code = fail_with(EXIT_INTERNAL, "train", "cannot format the settings; report this");
-    else if (write_file(temporary, text) != 0 || rename(temporary, run->config) != 0) {
-        code = fail_with(EXIT_IO, "train", "cannot write %s (%s); check the disk and its free space", run->config,
-                         strerror(errno));
+    char *text = json_dumps(value, JSON_INDENT(2) | JSON_REAL_PRECISION(17));
+    json_decref(value);
+    if (text == NULL || join(temporary, run->path, "json.tmp") != 0)
+        code = fail_with(EXIT_INTERNAL, "train", "cannot format %s; report this", path);
+    else if (write_file(temporary, text) != 0 || rename(temporary, path) != 0) {
+        code = fail_with(EXIT_IO, "train", "cannot write %s (%s); check the disk and its free space", path, strerror(errno));
         (void)unlink(temporary);
     }
     free(text);
     return code;
+}
+
+/* The step that RUN/best names, -1 if there is no such link. */
+static int64_t best_step(const run_folder *run)
+{
+    char name[64];
+    const char *suffix = "";
+    const ssize_t n = readlink(run->best, name, sizeof name - 1);
+    if (n <= 0)
+        return -1;
+    name[n] = '\0';
+    const int64_t step = step_of(name, &suffix);
+    return suffix[0] == '\0' ? step : -1;
+}
+
+int run_folder_name_best(const run_folder *run, int64_t step)
+{
+    char temporary[PATH_MAX], path[PATH_MAX];
+    checkpoint_path(run, step, "", path);
+    if (join(temporary, run->path, "best.tmp") != 0)
+        return fail_with(EXIT_INTERNAL, "train", "cannot name the best checkpoint; report this");
+    (void)unlink(temporary);
+    if (symlink(strrchr(path, '/') + 1, temporary) != 0 || rename(temporary, run->best) != 0)
+        return fail_with(EXIT_CREATE, "train", "cannot make the link %s (%s); leave --keep-best away", run->best,
+                         strerror(errno));
+    return 0;
 }
 
 static int by_falling_step(const void *a, const void *b)
@@ -209,11 +239,12 @@ void run_folder_prune(const run_folder *run, int64_t step, int64_t keep)
 {
     int64_t steps[MAX_LISTED];
     char path[PATH_MAX];
+    const int64_t best = best_step(run);
     const int count = list_steps(run, "", steps);
     qsort(steps, (size_t)count, sizeof *steps, by_falling_step);
     int64_t kept = 0;
     for (int i = 0; i < count; i++) {
-        if (steps[i] > step || kept++ < keep)
+        if (steps[i] > step || kept++ < keep || steps[i] == best)
             continue;
         checkpoint_path(run, steps[i], "", path);
         if (remove_checkpoint(path) != 0)

@@ -1,6 +1,8 @@
 /* settings.c - see settings.h. */
 #include "settings.h"
 
+#include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 int settings_model(const options *o, qs_model_config *config)
@@ -62,25 +64,73 @@ void settings_training(const options *o, qs_train_options *training)
     training->clip = v[OPT_CLIP].real;
     training->density_start = v[OPT_DENSITY_START].real;
     training->density_end = v[OPT_DENSITY_END].real;
+    training->health_window = v[OPT_HEALTH].given ? v[OPT_HEALTH].integer : -1;
 }
 
-int settings_merge(options *o, const json_t *config)
+/* The option called name, OPTIONS if there is none; one that is a setting of the command goes first. */
+static option_id find_setting(const command *which, const char *name)
 {
-    const json_t *stored = json_object_get(config, "options");
-    for (int i = 0; i < OPTIONS; i++) {
-        const option_id id = (option_id)i;
-        char where[64];
-        const char *text = json_string_value(json_object_get(stored, options_name(id)));
-        if (!options_is_setting(id, o->command) || o->value[i].given || text == NULL)
+    option_id found = OPTIONS;
+    for (int i = OPTIONS - 1; i >= 0; i--)
+        if (strcmp(options_name((option_id)i), name) == 0 && (found == OPTIONS || options_is_setting((option_id)i, which)))
+            found = (option_id)i;
+    return found;
+}
+
+/* A number, true or false becomes its text in place. */
+static const char *value_text(json_t *object, const char *key, json_t *value)
+{
+    if (!json_is_string(value) && !json_is_array(value) && !json_is_object(value) && !json_is_null(value)) {
+        char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(17));
+        (void)json_object_set_new(object, key, text == NULL ? json_null() : json_string(text));
+        free(text);
+    }
+    return json_string_value(json_object_get(object, key));
+}
+
+int settings_merge(options *o, json_t *config, const char *path)
+{
+    json_t *inner = json_object_get(config, "options");
+    json_t *object = json_is_object(inner) ? inner : config, *value = NULL;
+    const char *key = NULL;
+    void *next = NULL;
+    if (!json_is_object(object))
+        return fail_with(EXIT_DATA, o->command->name, "%s holds no JSON object; write {\"steps\": 1000, ...}", path);
+    json_object_foreach_safe(object, next, key, value) {
+        char where[512];
+        const option_id id = find_setting(o->command, key);
+        const char *text = value_text(object, key, value);
+        if (id == OPTIONS)
+            return fail_with(EXIT_DATA, o->command->name, "%s: no option is called '%s'; see qsbits %s --help", path, key,
+                             o->command->name);
+        if (!options_is_setting(id, o->command) || o->value[id].given)
             continue;
-        (void)snprintf(where, sizeof where, "config.json: --%s", options_name(id));
+        (void)snprintf(where, sizeof where, "%s: %s", path, key);
+        if (text == NULL)
+            return fail_with(EXIT_DATA, o->command->name, "%s must be a text, a number, true or false; change it", where);
+        if (options_kind(id) == FLAG && strcmp(text, "false") == 0)
+            continue;
         if (!options_set(o, id, where, text))
             return EXIT_DATA;
     }
     return 0;
 }
 
-static json_t *options_json(const options *o, const char *data)
+int settings_read(options *o, const char *path, json_t **out)
+{
+    json_error_t error;
+    FILE *file = fopen(path, "r");
+    if (file == NULL)
+        return fail_with(66, o->command->name, "cannot open %s (%s); check the path given with --config", path,
+                         strerror(errno));
+    *out = json_loadf(file, JSON_REJECT_DUPLICATES, &error);
+    (void)fclose(file);
+    if (*out == NULL)
+        return fail_with(EXIT_DATA, o->command->name, "%s, line %d: %s; write one JSON object", path, error.line, error.text);
+    return settings_merge(o, *out, path);
+}
+
+json_t *settings_options(const options *o, const char *data)
 {
     json_t *object = json_object();
     for (int i = 0; i < OPTIONS; i++) {
@@ -104,21 +154,22 @@ static json_t *model_json(const qs_model_config *c)
 static json_t *training_json(const qs_train_options *t)
 {
     return json_pack(
-        "{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:b, s:I, s:f, s:f, s:f, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:i}",
+        "{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:b, s:I, s:f, s:f, s:f, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:i, s:I}",
         "optimizer", options_choice_text(OPT_OPTIMIZER, t->optimizer), "fsm_state",
         options_choice_text(OPT_FSM_STATE, t->fsm), "fsm_recipe", options_choice_text(OPT_FSM_RECIPE, t->recipe), "schedule",
         options_choice_text(OPT_SCHEDULE, t->schedule), "steps", (json_int_t)t->steps, "batch", (json_int_t)t->batch,
         "micro_batch", (json_int_t)t->micro_batch, "recompute", t->recompute, "seed", (json_int_t)t->seed, "lr", t->lr,
         "matrix_lr", t->matrix_lr, "scale_lr", t->scale_lr, "warmup", (json_int_t)t->warmup, "final_lr", t->final_lr,
         "weight_decay", t->weight_decay, "clip", t->clip, "density_start", t->density_start, "density_end", t->density_end,
-        "amplitude_start", t->amplitude_start, "amplitude_end", t->amplitude_end, "sticky", t->sticky);
+        "amplitude_start", t->amplitude_start, "amplitude_end", t->amplitude_end, "sticky", t->sticky, "health_window",
+        (json_int_t)t->health_window);
 }
 
 json_t *settings_config(const options *o, const char *data, const qs_text_info *text, const qs_model_config *model,
                         const qs_train_options *training)
 {
     return json_pack("{s:s, s:o, s:o, s:o, s:{s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:s}}", "qsbits", qs_version(), "options",
-                     options_json(o, data), "model", model_json(model), "training", training_json(training), "text",
+                     settings_options(o, data), "model", model_json(model), "training", training_json(training), "text",
                      "tokens", (json_int_t)text->tokens, "train_tokens", (json_int_t)text->train_tokens, "val_tokens",
                      (json_int_t)text->val_tokens, "files", (json_int_t)text->files, "skipped", (json_int_t)text->skipped,
                      "entropy0", text->entropy0, "entropy1", text->entropy1, "hash", text->hash);

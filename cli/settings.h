@@ -10,9 +10,16 @@ int settings_model(const options *o, qs_model_config *config);
 /* Training options; automatic fields are left automatic. */
 void settings_training(const options *o, qs_train_options *training);
 
-/* Takes every setting that is not given from the "options" of a config.json (borrowed; its strings are used as long as
- * o is). 0 or an exit code after a message. */
-int settings_merge(options *o, const json_t *config);
+/* Takes every setting that is not given from a JSON object (borrowed; its strings are used as long as o is): either the "options"
+ * of a config.json, or the object itself. Values are texts, numbers or true and false. Settings of other commands are passed
+ * over; a name that no option has is refused. path: for messages. 0 or an exit code after a message. */
+int settings_merge(options *o, json_t *config, const char *path);
+
+/* Reads a JSON file and merges it. *out (the caller's, also after an error) owns strings of o. */
+int settings_read(options *o, const char *path, json_t **out);
+
+/* The settings of a command as texts by name (new reference). data: absolute path or pattern of the text. */
+json_t *settings_options(const options *o, const char *data);
 
 /* The object of config.json: what was asked for and what it was resolved to. data: absolute path of the text. */
 json_t *settings_config(const options *o, const char *data, const qs_text_info *text, const qs_model_config *model,

@@ -4,13 +4,15 @@
 # one command to type and exits 1.
 set -euo pipefail
 
+optional="chromium"   # tests skip themselves without these; not every system has the package
+
 usage() { echo "usage: ${0##*/} build|test" >&2; exit 64; }
 
 packages_of() {
     local build="gcc libc6-dev make cmake pkg-config libjansson-dev libxxhash-dev librandom123-dev"
     case "${1:-}" in
     build) echo "$build" ;;
-    test) echo "$build g++ libcmocka-dev python3" ;;
+    test) echo "$build g++ libcmocka-dev python3 python3-venv chromium" ;;
     *) usage ;;
     esac
 }
@@ -25,7 +27,9 @@ have() {
     libjansson-dev) pkg-config --exists jansson ;;
     libxxhash-dev) pkg-config --exists libxxhash ;;
     librandom123-dev) [ -e /usr/include/Random123/philox.h ] || [ -e /usr/local/include/Random123/philox.h ] ;;
+    chromium) command -v chromium || command -v chromium-browser || command -v google-chrome ;;
     libcmocka-dev) pkg-config --exists cmocka ;;
+    python3-venv) python3 -c "import ensurepip, venv" ;;
     *) return 1 ;;
     esac >/dev/null 2>&1
 }
@@ -33,34 +37,48 @@ have() {
 [ $# -eq 1 ] || usage
 wanted=$(packages_of "$1")
 missing=()
+wished=()
 for package in $wanted; do
-    have "$package" || missing+=("$package")
+    if ! have "$package"; then
+        case " $optional " in
+        *" $package "*) wished+=("$package") ;;
+        *) missing+=("$package") ;;
+        esac
+    fi
 done
-[ ${#missing[@]} -gt 0 ] || exit 0
+[ $((${#missing[@]} + ${#wished[@]})) -gt 0 ] || exit 0
 
-if ! command -v apt-get >/dev/null; then
-    echo "Missing: ${missing[*]} (Debian names). Install them with this system's package manager and try again." >&2
+do_without() {
+    echo "Not installed: ${wished[*]}; the tests that need it are skipped." >&2
+    exit 0
+}
+
+give_up() {
+    [ ${#missing[@]} -gt 0 ] || do_without
+    printf '%s\n' "$@" >&2
     exit 1
-fi
+}
+
+command -v apt-get >/dev/null ||
+    give_up "Missing: ${missing[*]} (Debian names). Install them with this system's package manager and try again."
 as_root=()
 if [ "$(id -u)" -ne 0 ]; then
     ask=(-n)   # without a terminal nobody can type a password
     [ -t 0 ] && ask=()
-    if ! sudo "${ask[@]}" true 2>/dev/null; then
-        echo "Missing packages. Type:" >&2
-        echo "  sudo apt-get update && sudo apt-get install --no-install-recommends ${missing[*]}" >&2
-        exit 1
-    fi
+    sudo "${ask[@]}" true 2>/dev/null || give_up "Missing packages. Type:" \
+        "  sudo apt-get update && sudo apt-get install --no-install-recommends ${missing[*]}"
     as_root=(sudo "${ask[@]}")
 fi
 
-install_missing() {
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" </dev/null
+install_these() {
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" </dev/null
 }
 
 # Package lists are fetched only where they are absent or too old to serve.
-echo "Installing: ${missing[*]}" >&2
-if ! install_missing >/dev/null 2>&1; then
-    "${as_root[@]}" apt-get update -qq </dev/null
-    install_missing
-fi
+install_with_lists() {
+    echo "Installing: $*" >&2
+    install_these "$@" >/dev/null 2>&1 || { "${as_root[@]}" apt-get update -qq </dev/null && install_these "$@"; }
+}
+
+[ ${#missing[@]} -eq 0 ] || install_with_lists "${missing[@]}"
+[ ${#wished[@]} -eq 0 ] || install_with_lists "${wished[@]}" || do_without

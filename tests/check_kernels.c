@@ -417,6 +417,24 @@ static void check_binarize(test_case *c)
     }
 }
 
+static void check_bop(test_case *c)
+{
+    FOR_VECTORS(c, length) {
+        const int64_t k0 = length % 64 * 32;
+        const int w = words(c, "w", UPDATE, k0 / 32), average = floats(c, "average", UPDATE, k0), G = floats(c, "G", READ, k0);
+        const int still = draw_below(c, 8) == 0;   /* a row of zeros, whose divisor is 0 */
+        const float divisor = still ? 0.0f : c->style == MILD ? -0.7f : draw_float(c);
+        const float gamma = c->style == MILD ? 0.3f : draw_float(c), tau = c->style == MILD ? 0.2f : fabsf(draw_float(c));
+        RUN(c, k->bop(W(c, w), F(c, average), F(c, G), k0, divisor, gamma, tau));
+        for (int64_t j = 0; c->style == MILD && j < k0; j++) {
+            const double u = still ? 0.0 : (double)F0(c, G)[j] / divisor, a = F0(c, average)[j];
+            const int before = weight_of(W0(c, w), 0, 0, j) > 0 ? 1 : -1, against = before * FR(c, average)[j] > tau;
+            near(c, "average", j, FR(c, average)[j], a + (double)gamma * (u - a), 3.0 * U * (fabs(u) + fabs(a)));
+            same(c, "w", j, WR(c, w)[j / 32] >> (j % 32) & 1, (before > 0) != against);
+        }
+    }
+}
+
 /* ---- pulses and state machines --------------------------------------------------------------------------------- */
 
 static void pulses_oracle(test_case *c, int64_t k, double alpha, float threshold, const int op[8])

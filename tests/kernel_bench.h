@@ -117,6 +117,7 @@ VECTOR_BENCH(swiglu_grad, 4096, 5, k->swiglu_grad(V(0), V(1), V(2), V(3), V(4), 
 VECTOR_BENCH(cross_entropy, 256, 2, got += k->cross_entropy(V(0), n, 3, 1.0f))
 VECTOR_BENCH(adamw, 4096, 7, k->adamw(V(0), V(1), V(2), V(4), n, 0.0f, &bench_rates))
 VECTOR_BENCH(binarize, 4096, 1, k->binarize(W(c, v[0]), V(1), n))
+VECTOR_BENCH(bop, 4096, 3, k->bop(W(c, v[0]), V(1), V(2), n, 1.0f, 1e-3f, 0.5f))
 VECTOR_BENCH(fsm_pulses, 1024, 4,
              k->fsm_pulses(V(0), n, 1e-9f, 0.5f, V(1), W(c, v[2]), V(3), V(4), V(3) + 16, W(c, v[5]), W(c, v[5]) + n / 32))
 #undef V

@@ -1,4 +1,4 @@
-/* test_model.c - configurations, evaluation, sessions, sampling and generation of a model; the windows of a text. */
+/* test_model.c - configurations, evaluation, sessions, sampling and generation of a model. */
 #include <math.h>
 #include "training_case.h"
 
@@ -261,7 +261,9 @@ static void test_session_equals_evaluate(void **state)
         const qs_model_config c = session_config(graph);
         world w = open_world(&c, 0, 1);
         qs_text *text = one_window_text(w.context, c.ctx);
-        const uint8_t *bytes = qs_text_bytes(text);
+        uint8_t bytes[128];
+        assert_true(c.ctx < (int64_t)sizeof bytes);
+        ok(qs_text_read(text, 0, c.ctx + 1, bytes));
         double sum = 0.0, nats = 0.0;
         for (int64_t i = 0; i < c.ctx; i++) {
             const int32_t token = bytes[i];
@@ -441,194 +443,6 @@ static void test_generate_shifts(void **state)
     close_world(&own);
 }
 
-/* ---- windows of a text ------------------------------------------------------------------------------------------- */
-
-/* One whole epoch: every window once, at one offset, all inside the training part. Returns the number of windows. */
-static int64_t check_epoch(const qs_text *text, int64_t ctx, uint64_t seed, qs_cursor *cursor, int64_t *starts, int64_t most)
-{
-    qs_text_info info;
-    const uint64_t epoch = cursor->epoch;
-    int64_t n = 0;
-    char *seen = calloc((size_t)most, 1);
-    assert_non_null(seen);
-    qs_text_get_info(text, &info);
-    for (qs_cursor next = *cursor; ; *cursor = next) {
-        int64_t start = -1;
-        ok(qs_text_next_window(text, ctx, seed, &next, &start));
-        if (next.epoch != epoch)
-            break;
-        assert_true(n < most);
-        assert_int_equal(next.index, n + 1);
-        assert_true(start >= 0 && start + ctx + 1 <= info.train_tokens);
-        starts[n++] = start;
-    }
-    cursor->epoch = epoch + 1;
-    cursor->index = 0;
-    assert_true(n > 0);
-    const int64_t offset = starts[0] % ctx;
-    for (int64_t i = 0; i < n; i++) {
-        assert_int_equal(starts[i] % ctx, offset);
-        assert_int_equal(seen[starts[i] / ctx], 0);
-        seen[starts[i] / ctx] = 1;
-    }
-    /* no window more would fit */
-    assert_true(offset + (n + 1) * ctx + 1 > info.train_tokens);
-    for (int64_t i = 0; i < n; i++)
-        assert_int_equal(seen[i], 1);
-    free(seen);
-    return n;
-}
-
-static void test_windows(void **state)
-{
-    (void)state;
-    enum { MOST = 4096 };
-    static int64_t first[MOST], second[MOST], other[MOST];
-    static const int64_t sizes[][2] = {{34, 16}, {36, 16}, {66, 16}, {1000, 16}, {4000, 7}, {4000, 1}, {6001, 100}};
-    qs_context *context = open_context(1, NULL, NULL);
-    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
-        qs_text *text = prose_text(context, sizes[i][0], 0.5);
-        qs_cursor cursor = {0, 0}, again = {0, 0};
-        const int64_t n = check_epoch(text, sizes[i][1], 1, &cursor, first, MOST);
-        const int64_t m = check_epoch(text, sizes[i][1], 1, &cursor, second, MOST);
-        const int64_t k = check_epoch(text, sizes[i][1], 2, &again, other, MOST);
-        assert_true(m - n <= 1 && n - m <= 1 && k - n <= 1 && n - k <= 1);
-        if (n > 20) {
-            assert_memory_not_equal(first, second, 20 * sizeof *first);
-            assert_memory_not_equal(first, other, 20 * sizeof *first);
-            /* not the natural order either */
-            int64_t ascending = 0;
-            for (int64_t w = 1; w < n; w++)
-                ascending += first[w] > first[w - 1];
-            assert_true(ascending > n / 4 && ascending < 3 * n / 4);
-        }
-        qs_text_free(&text);
-    }
-    qs_close(&context);
-}
-
-/* A cursor is all that a resumed run needs. */
-static void test_cursor(void **state)
-{
-    (void)state;
-    enum { N = 200 };
-    int64_t starts[N];
-    qs_cursor cursors[N], cursor = {0, 0};
-    qs_context *context = open_context(1, NULL, NULL);
-    qs_text *text = prose_text(context, 800, 0.25);
-    for (int i = 0; i < N; i++) {
-        cursors[i] = cursor;
-        ok(qs_text_next_window(text, 20, 77, &cursor, &starts[i]));
-    }
-    assert_true(cursor.epoch > 4);
-    for (int i = N - 1; i >= 0; i -= 7) {
-        cursor = cursors[i];
-        for (int j = i; j < N; j++) {
-            int64_t start = -1;
-            ok(qs_text_next_window(text, 20, 77, &cursor, &start));
-            assert_int_equal(start, starts[j]);
-        }
-    }
-    qs_text_free(&text);
-    qs_close(&context);
-}
-
-static void test_windows_refused(void **state)
-{
-    (void)state;
-    qs_context *context = open_context(1, NULL, NULL);
-    qs_text *text = prose_text(context, 40, 0.5), *none = NULL;
-    qs_cursor cursor = {0, 0};
-    int64_t start = -1;
-    ok(qs_text_next_window(text, 19, 1, &cursor, &start));
-    assert_int_equal(start, 0);
-    cursor = (qs_cursor){3, 0};
-    refuses(qs_text_next_window(text, 20, 1, &cursor, &start), QS_ERR_SHAPE, "needs 21");
-    assert_int_equal(cursor.epoch, 3);
-    refuses(qs_text_next_window(text, 0, 1, &cursor, &start), QS_ERR_SHAPE, "ctx 0");
-    static const double shares[] = {0.0, -0.1, 0.51, 1.0, NAN};
-    for (size_t i = 0; i < sizeof shares / sizeof shares[0]; i++)
-        refuses(qs_text_from_memory(context, "text", 4, shares[i], &none), QS_ERR_ARG, "validation share");
-    refuses(qs_text_from_memory(context, "", 0, 0.1, &none), QS_ERR_FORMAT, "no text");
-    assert_null(none);
-    qs_text_free(&text);
-    qs_close(&context);
-}
-
-static void put_file(const char *name, const char *bytes, size_t n)
-{
-    const file_path path = path_of(name);
-    FILE *file = fopen(path.text, "wb");
-    assert_non_null(file);
-    assert_int_equal(fwrite(bytes, 1, n, file), n);
-    assert_int_equal(fclose(file), 0);
-}
-
-static void test_text_files(void **state)
-{
-    (void)state;
-    qs_context *context = open_context(1, NULL, NULL);
-    qs_text *text = NULL;
-    qs_text_info info, memory;
-    const file_path folder = path_of("text"), inner = path_of("text/b"), single = path_of("text/z.txt");
-    const file_path loop = path_of("text/b/loop"), link = path_of("text/y");
-    assert_int_equal(mkdir(folder.text, 0700), 0);
-    assert_int_equal(mkdir(inner.text, 0700), 0);
-    put_file("text/z.txt", "last", 4);
-    put_file("text/a.txt", "first ", 6);
-    put_file("text/b/inner", "second ", 7);
-    put_file("text/binary", "x\0y", 3);
-    put_file("text/.hidden", "never", 5);
-    put_file("text/empty", "", 0);
-    assert_int_equal(symlink("..", loop.text), 0);
-    assert_int_equal(symlink("a.txt", link.text), 0);   /* a link to a file is read like a file */
-    ok(qs_text_open(context, folder.text, 0.25, &text));
-    qs_text_get_info(text, &info);
-    assert_int_equal(info.tokens, 23);
-    assert_memory_equal(qs_text_bytes(text), "first second first last", 23);
-    assert_int_equal(info.val_tokens, 5);
-    assert_int_equal(info.train_tokens, 18);
-    assert_int_equal(info.files, 4);
-    assert_int_equal(info.skipped, 4);
-    qs_text_free(&text);
-    ok(qs_text_open(context, single.text, 0.25, &text));
-    qs_text_get_info(text, &info);
-    qs_text_free(&text);
-    ok(qs_text_from_memory(context, "last", 4, 0.25, &text));
-    qs_text_get_info(text, &memory);
-    assert_string_equal(info.hash, memory.hash);
-    assert_int_equal(strlen(info.hash), 32);
-    qs_text_free(&text);
-    refuses(qs_text_open(context, path_of("text/none").text, 0.1, &text), QS_ERR_NOINPUT, "text/none");
-    refuses(qs_text_open(context, path_of("text/empty").text, 0.1, &text), QS_ERR_FORMAT, "text/empty");
-    assert_null(text);
-    qs_close(&context);
-}
-
-static void test_entropies(void **state)
-{
-    (void)state;
-    qs_context *context = open_context(1, NULL, NULL);
-    qs_text *text = NULL;
-    qs_text_info info;
-    char bytes[4096];
-    for (int i = 0; i < 4096; i++)
-        bytes[i] = (char)('a' + i % 4);
-    ok(qs_text_from_memory(context, bytes, 4096, 0.1, &text));
-    qs_text_get_info(text, &info);
-    assert_true(fabs(info.entropy0 - log(4.0)) < 1e-12 && fabs(info.entropy1) < 1e-12);
-    qs_text_free(&text);
-    /* a, then a or b in turn: after a follows a or b, after b always a */
-    for (int i = 0; i < 4096; i++)
-        bytes[i] = i % 3 == 2 ? 'b' : 'a';
-    ok(qs_text_from_memory(context, bytes, 4095, 0.1, &text));
-    qs_text_get_info(text, &info);
-    assert_true(fabs(info.entropy0 - (log(3.0) - 2.0 / 3.0 * log(2.0))) < 1e-9);
-    assert_true(fabs(info.entropy1 - 2.0 / 3.0 * log(2.0)) < 1e-3);
-    qs_text_free(&text);
-    qs_close(&context);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -638,9 +452,7 @@ int main(void)
         cmocka_unit_test(test_session_pieces),   cmocka_unit_test(test_session_equals_evaluate),
         cmocka_unit_test(test_session_refused),  cmocka_unit_test(test_sample),
         cmocka_unit_test(test_sample_refused),   cmocka_unit_test(test_generate_deterministic),
-        cmocka_unit_test(test_generate_shifts),  cmocka_unit_test(test_windows),
-        cmocka_unit_test(test_cursor),           cmocka_unit_test(test_windows_refused),
-        cmocka_unit_test(test_text_files),       cmocka_unit_test(test_entropies),
+        cmocka_unit_test(test_generate_shifts),
     };
     return cmocka_run_group_tests(tests, make_test_folder, drop_test_folder);
 }

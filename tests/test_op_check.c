@@ -13,6 +13,7 @@
 #include "qsbits/ops.h"
 
 enum { M = 300, N = 64, K = 96, V = 11, HEAD = 8, SEQ = 60, BYTES = 8 << 20 };
+enum { FIRST = 200, WHOLE = 300, SAMPLED = 3 * 2 };   /* the N rows lie in a matrix of two groups */
 
 static qs_context *context;
 static qs_queue *queue;
@@ -50,9 +51,12 @@ static qs_fsm_visit valid_visit(void)
     u.dmaster = f32(1, N);
     u.counts = fresh(QS_I32, 1, 4);
     u.pulses = fresh(QS_T2, N, K);
+    u.sample = fresh(QS_W1, SAMPLED, K);
     u.fsm = QS_FSM_C4;
     u.sticky = 256;
     u.base = 1;
+    u.first_row = FIRST;
+    u.whole_rows = WHOLE;
     return u;
 }
 
@@ -93,12 +97,16 @@ static qs_op valid_op(qs_op_code code)
     case QS_OP_SWIGLU: return qs_op_swiglu(f32(M, N), f32(M, N), f32(M, N));
     case QS_OP_SWIGLU_GRAD: return qs_op_swiglu_grad(f32(M, N), f32(M, N), f32(M, N), f32(M, N), f32(M, N));
     case QS_OP_CROSS_ENTROPY: return qs_op_cross_entropy(f32(M, V), fresh(QS_I32, 1, M), f32(2, 1), 1, 0);
-    case QS_OP_SUM_SQUARES: return qs_op_sum_squares(f32(1, 1), f32(M, N), 0);
+    case QS_OP_SUM_SQUARES: return qs_op_sum_squares(f32(1, 1), f32(M, N), fresh(QS_F16, 1, M), 0);
     case QS_OP_CLIP_FACTOR: return qs_op_clip_factor(f32(1, 1), f32(1, 1), 1);
     case QS_OP_ADAMW:
         return qs_op_adamw(f32(N, K), f32(N, K), f32(N, K), f32(N, K), f32(1, 1), fresh(QS_F16, 1, N), adamw);
     case QS_OP_SCALES: return qs_op_scales(fresh(QS_F16, 1, N), f32(1, N), 1);
-    case QS_OP_BINARIZE: return qs_op_binarize(fresh(QS_W1, N, K), f32(N, K));
+    case QS_OP_BINARIZE:
+        return qs_op_binarize(fresh(QS_W1, N, K), f32(N, K), fresh(QS_I32, 1, 4), fresh(QS_W1, SAMPLED, K), FIRST, WHOLE);
+    case QS_OP_BOP:
+        return qs_op_bop(fresh(QS_W1, N, K), f32(N, K), f32(N, K), fresh(QS_F16, 1, N), fresh(QS_I32, 1, 4),
+                         fresh(QS_W1, SAMPLED, K), 0.1f, 0.1f, FIRST, WHOLE);
     case QS_OP_SCALE_GRAD: return qs_op_scale_grad(f32(1, N), fresh(QS_W1, N, K), f32(N, K), 1);
     default: return valid_fsm(code);
     }
@@ -145,7 +153,8 @@ static bool may_be_absent(int code, int slot)
 {
     return ((code == QS_OP_LINEAR || code == QS_OP_LINEAR_DX || code == QS_OP_RMSNORM_GRAD) && slot == 4) ||
            (code == QS_OP_ADAMW && slot >= 4) || (code == QS_OP_FSM_QUANTILE && slot >= 3) ||
-           (code == QS_OP_FSM_VISIT && (slot == 5 || slot == 6 || slot == 13));
+           (code == QS_OP_FSM_VISIT && (slot == 5 || slot == 6 || slot >= 13)) || (code == QS_OP_FSM_RULE && slot == 4) ||
+           (code == QS_OP_SUM_SQUARES && slot == 2) || (code == QS_OP_BINARIZE && slot >= 2) || (code == QS_OP_BOP && slot >= 4);
 }
 
 static void test_bent_views(void **state)
@@ -187,7 +196,7 @@ static void test_bent_views(void **state)
 /* Views whose rows or columns no other view repeats. */
 static bool free_side(int code, int slot, bool rows)
 {
-    return (code == QS_OP_SUM_SQUARES && slot == 1) || (rows && code == QS_OP_EMBED && slot == 2) ||
+    return (!rows && code == QS_OP_SUM_SQUARES && slot == 1) || (rows && code == QS_OP_EMBED && slot == 2) ||
            (rows && code == QS_OP_EMBED_GRAD && slot == 0) || (rows && code == QS_OP_CHUNK_SUM && slot == 1) ||
            (rows && code == QS_OP_ROPE && slot == 0) || (!rows && code == QS_OP_CROSS_ENTROPY && slot == 0);
 }
@@ -304,8 +313,10 @@ static void test_shape_texts(void **state)
          "rope: cosine has 8 rows, x needs 8 from position 1");
     says(qs_op_scales(fresh(QS_F16, 1, 64), qs_view_at(buffer, BYTES - 64, QS_F32, 1, 64), 1), QS_ERR_SHAPE,
          "scales: master is [1,64] f32 at offset 8388544, beyond its buffer of 8388608 bytes");
-    says(qs_op_binarize(qs_view_at(buffer, 0, QS_W1, 2, 33), f32(2, 33)), QS_ERR_SHAPE,
+    says(qs_op_binarize(qs_view_at(buffer, 0, QS_W1, 2, 33), f32(2, 33), qs_absent(), qs_absent(), 0, 0), QS_ERR_SHAPE,
          "binarize: w has 33 columns, w1 needs a multiple of 32");
+    says(with_int(QS_OP_BOP, 1, 512), QS_OK, "");
+    says(with_int(QS_OP_BOP, 1, 513), QS_ERR_SHAPE, "bop: sample has 6 rows, a matrix of 513 rows needs 9");
 }
 
 static void test_scalar_texts(void **state)
@@ -317,6 +328,13 @@ static void test_scalar_texts(void **state)
     says(with_int(QS_OP_FSM_VISIT, 3, -1), QS_ERR_ARG, "fsm_visit: step is -1");
     says(with_int(QS_OP_FSM_VISIT, 4, 1 << 24), QS_ERR_ARG, "fsm_visit: tensor is 16777216");
     says(with_int(QS_OP_FSM_VISIT, 5, UINT32_MAX), QS_ERR_ARG, "fsm_visit: first_row is 4294967295");
+    says(with_int(QS_OP_FSM_VISIT, 6, FIRST + N - 1), QS_ERR_ARG, "fsm_visit: whole_rows is 263, must lie in 264..4294967296");
+    says(with_int(QS_OP_FSM_RULE, 6, INT64_MAX), QS_ERR_ARG, "fsm_rule: whole_rows is 9223372036854775807");
+    says(with_int(QS_OP_BINARIZE, 0, -1), QS_ERR_ARG, "binarize: first_row is -1");
+    says(with_int(QS_OP_BINARIZE, 0, INT64_MAX), QS_ERR_ARG, "binarize: first_row is 9223372036854775807");
+    says(with_int(QS_OP_BOP, 1, 0), QS_ERR_ARG, "bop: whole_rows is 0");
+    says(with_float(QS_OP_BOP, 0, 1.5f), QS_ERR_ARG, "bop: gamma is 1.5, must lie in 0..1");
+    says(with_float(QS_OP_BOP, 1, NAN), QS_ERR_ARG, "bop: tau is nan");
     says(with_int(QS_OP_FSM_QUANTILE, 0, N * K + 1), QS_ERR_ARG, "fsm_quantile: keep is 6145, must lie in 0..6144");
     says(with_int(QS_OP_ROPE, 0, 0), QS_ERR_ARG, "rope: head_dim is 0");
     says(with_int(QS_OP_ROPE, 2, INT64_MAX), QS_ERR_SHAPE, "rope: cosine has 60 rows");
@@ -341,7 +359,7 @@ static void test_descriptor_texts(void **state)
     says(op, QS_ERR_ARG, "version 2");
     op = valid_op(QS_OP_COPY);
     op.code = QS_OPS;
-    says(op, QS_ERR_ARG, "op code 26 does not exist");
+    says(op, QS_ERR_ARG, "op code 27 does not exist");
     op = valid_op(QS_OP_COPY);
     op.view[2] = f32(1, 1);
     says(op, QS_ERR_ARG, "copy: view 2 is present, the op has 2");

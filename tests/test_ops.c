@@ -535,10 +535,22 @@ static void test_sums(void **state)
     }
     const float total = tree_sum(sums, NULL, chunks_of(R)), start = 2.5f, limit = 1.5f;
     const qs_view vx = put_f32(&w, R, N, x), out = put_f32(&w, 1, 1, &start), factor = fresh(&w, QS_F32, 1, 1);
-    submit(&w, qs_op_sum_squares(out, vx, QS_FLAG_ADD));
+    submit(&w, qs_op_sum_squares(out, vx, qs_absent(), QS_FLAG_ADD));
     assert_true(*(const float *)get(&w, out) == start + total);
-    submit(&w, qs_op_sum_squares(out, vx, 0));
+    submit(&w, qs_op_sum_squares(out, vx, qs_absent(), 0));
     assert_true(*(const float *)get(&w, out) == total);
+    const uint16_t *scale = scales(R, 2);
+    float scaled[8] = {0};
+    for (int64_t r = 0; r < R; r++) {
+        float stripe[16] = {0};
+        for (int64_t j = 0; j < N; j++)
+            stripe[j % 16] = fmaf(x[r * N + j], x[r * N + j], stripe[j % 16]);
+        const float s = qs_half_to_float(scale[r]);
+        scaled[r / QS_TOKEN_CHUNK] = scaled[r / QS_TOKEN_CHUNK] + (s * s) * fold16(stripe);
+    }
+    submit(&w, qs_op_sum_squares(out, vx, put(&w, QS_F16, 1, R, scale), 0));
+    assert_true(*(const float *)get(&w, out) == tree_sum(scaled, NULL, chunks_of(R)));
+    submit(&w, qs_op_sum_squares(out, vx, qs_absent(), 0));
     submit(&w, qs_op_clip_factor(factor, out, limit));
     assert_true(*(const float *)get(&w, factor) == limit / sqrtf(total));
     submit(&w, qs_op_clip_factor(factor, out, 1e9f));
@@ -572,7 +584,7 @@ static void test_optimizer(void **state)
 
     const float *latent = noise(4 * 96, 1, 6);
     const qs_view vw = fresh(&w, QS_W1, 4, 96), half = fresh(&w, QS_F16, 1, 50);
-    submit(&w, qs_op_binarize(vw, put_f32(&w, 4, 96, latent)));
+    submit(&w, qs_op_binarize(vw, put_f32(&w, 4, 96, latent), qs_absent(), qs_absent(), 0, 0));
     const uint32_t *bitsof = get(&w, vw);
     for (int64_t i = 0; i < 4 * 96; i++)
         assert_int_equal(sign_at(bitsof, 96, i / 96, i % 96), latent[i] >= 0 ? 1 : -1);

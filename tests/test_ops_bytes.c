@@ -4,7 +4,42 @@
 
 /* ---- the state machine ------------------------------------------------------------------------------------------ */
 
-enum { FN = 100, FK = 320, FM = 600, FIRST_ROW = 64 };   /* 4 row blocks, the last of 4; 3 token chunks */
+/* 4 row blocks, the last of 4; 3 token chunks. The rows are the end of a matrix of two groups and a piece: a row of the last
+ * group is among them, row 97 of the first is not. */
+enum { FN = 100, FK = 320, FM = 600, FIRST_ROW = 490, WHOLE = FIRST_ROW + FN, GROUPS = 3, SAMPLED = 512 + 291 % (WHOLE - 512) };
+
+/* ---- codes of sampled rows --------------------------------------------------------------------------------------- */
+
+/* Planes of random codes 0..5 in `rows` sampled rows. */
+static uint32_t *packed_codes(int64_t rows, int64_t cols, uint64_t seed)
+{
+    uint32_t *planes = host(3 * rows * cols / 32, sizeof *planes);
+    for (int64_t i = 0; i < rows * cols; i++)
+        for (int p = 0; p < 3; p++)
+            planes[(3 * (i / cols) + p) * (cols / 32) + i % cols / 32] |= (bits(seed, i) % 6 >> p & 1) << (i % 32);
+    return planes;
+}
+
+/* codes [rows, cols] of a record. */
+static uint8_t *codes_of(world *w, qs_view sample)
+{
+    const int64_t cols = sample.cols, rows = sample.rows / 3;
+    const uint32_t *planes = get(w, sample);
+    uint8_t *codes = host(rows * cols, 1);
+    for (int64_t i = 0; i < rows * cols; i++)
+        for (int p = 0; p < 3; p++)
+            codes[i] |= (uint8_t)((planes[(3 * (i / cols) + p) * (cols / 32) + i % cols / 32] >> (i % 32) & 1) << p);
+    return codes;
+}
+
+/* What a code becomes. */
+static uint8_t next_code(uint8_t code, int pulsed, int flipped)
+{
+    static const uint8_t flip[] = {2, 2, 3, 4, 5, 5};
+    return flipped ? flip[code] : pulsed && code == 0 ? 1 : code;
+}
+
+/* ---- a matrix ---------------------------------------------------------------------------------------------------- */
 
 /* A matrix in the middle of training, on the device. */
 typedef struct matrix {
@@ -17,7 +52,7 @@ static matrix make_matrix(world *w, qs_fsm fsm, int sticky)
     const qs_format format = qs_fsm_rule_of(fsm)->format;
     const float *b = noise(FM * FN, 1, 1), *x = noise(FM * FK, 1, 2);
     matrix t = {.u = {.fsm = fsm, .sticky = sticky, .seed = 0x123456789abcdefULL, .step = 5, .tensor = 9, .base = 0.3f,
-                      .first_row = FIRST_ROW, .amplitude = 2.5f}};
+                      .first_row = FIRST_ROW, .whole_rows = WHOLE, .amplitude = 2.5f}};
     t.u.w = put(w, QS_W1, FN, FK, packed(QS_W1, FN, FK, 3));
     t.u.state = put(w, format, FN, FK, packed(format, FN, FK, 4));
     t.u.dy = put_f32(w, FM, FN, b);
@@ -30,6 +65,7 @@ static matrix make_matrix(world *w, qs_fsm fsm, int sticky)
     t.u.c_now = fresh(w, QS_F32, 1, FK);
     t.u.dmaster = fresh(w, QS_F32, 1, FN);
     t.u.counts = fresh(w, QS_I32, 1, 4);
+    t.u.sample = put(w, QS_W1, 3 * GROUPS, FK, packed_codes(GROUPS, FK, 6));
     t.r = fresh(w, QS_F32, 1, FN);
     t.c = fresh(w, QS_F32, 1, FK);
     t.control = zeros(w, 1, 4);
@@ -62,12 +98,13 @@ typedef struct outcome {
     int16_t *w, *state;    /* as qs_unpack gives them */
     float *r, *c, *dmaster;
     int32_t counts[4];
+    uint8_t *codes;        /* [GROUPS, FK] */
 } outcome;
 
 static outcome read_outcome(world *w, const matrix *t)
 {
     outcome o = {.w = host(FN * FK, 2), .state = host(FN * FK, 2), .r = get(w, t->u.r_now), .c = get(w, t->u.c_now),
-                 .dmaster = get(w, t->u.dmaster)};
+                 .dmaster = get(w, t->u.dmaster), .codes = codes_of(w, t->u.sample)};
     ok(qs_unpack(QS_W1, FN, FK, get(w, t->u.w), o.w));
     ok(qs_unpack((qs_format)t->u.state.format, FN, FK, get(w, t->u.state), o.state));
     memcpy(o.counts, get(w, t->u.counts), sizeof o.counts);
@@ -130,13 +167,17 @@ static void reference_visit(world *w, const matrix *t, outcome *o)
             row[k % 16] = fmaf(g, g, row[k % 16]);
             *block = fmaf(g, g, *block);
             dot[k % 16] = dot[k % 16] + (old > 0 ? sum : -sum);
-            const int pulse = limit > 0 && fabsf(g) > limit ? (g < 0 ? 1 : 2) : 0;
+            int pulse = limit > 0 && fabsf(g) > limit ? (g < 0 ? 1 : 2) : 0;
             if (t->u.fsm == QS_FSM_C8)
-                o->counts[0] += reference_c8(&t->u, n, k, g, a[n] * b[k], weight, state);
+                pulse = reference_c8(&t->u, n, k, g, a[n] * b[k], weight, state);
             else
                 reference_rule(&t->u, n, k, pulse, weight, state);
-            o->counts[0] += t->u.fsm != QS_FSM_C8 && pulse;
+            o->counts[0] += pulse != 0;
             o->counts[1] += *weight != old;
+            if (FIRST_ROW + n == SAMPLED) {
+                uint8_t *code = &o->codes[2 * FK + k];
+                *code = next_code(*code, pulse != 0, *weight != old);
+            }
         }
         o->r[n] = fold16(row) / (float)FK;
         o->dmaster[n] = t->u.base * fold16(dot);
@@ -153,6 +194,7 @@ static void assert_outcome(const outcome *got, const outcome *expected, const ch
     assert_same(got->r, expected->r, FN * 4, what);
     assert_same(got->c, expected->c, FK * 4, what);
     assert_same(got->dmaster, expected->dmaster, FN * 4, what);
+    assert_same(got->codes, expected->codes, GROUPS * FK, what);
 }
 
 static void test_visit(void **state)
@@ -168,7 +210,7 @@ static void test_visit(void **state)
             measure(&w, &t);
             outcome expected = read_outcome(&w, &t);
             const outcome measured = expected;
-            const void *bytes_w = get(&w, t.u.w), *bytes_state = get(&w, t.u.state);
+            const void *bytes_w = get(&w, t.u.w), *bytes_state = get(&w, t.u.state), *bytes_sample = get(&w, t.u.sample);
             expected.r = host(FN, 4), expected.c = host(FK, 4), expected.dmaster = host(FN, 4);
             reference_visit(&w, &t, &expected);
             assert_same(measured.r, expected.r, FN * 4, "r of the measuring visit");
@@ -180,6 +222,7 @@ static void test_visit(void **state)
 
             ok(qs_write(w.queue, t.u.w, bytes_w));   /* the same from dense sums */
             ok(qs_write(w.queue, t.u.state, bytes_state));
+            ok(qs_write(w.queue, t.u.sample, bytes_sample));
             qs_fsm_visit dense = t.u;
             dense.dy = dense.x = qs_absent();
             dense.dgrad = t.dw;
@@ -189,6 +232,7 @@ static void test_visit(void **state)
             if (fsm != QS_FSM_C8) {                  /* and in two steps, through stored pulses */
                 ok(qs_write(w.queue, t.u.w, bytes_w));
                 ok(qs_write(w.queue, t.u.state, bytes_state));
+                ok(qs_write(w.queue, t.u.sample, bytes_sample));
                 t.u.pulses = fresh(&w, QS_T2, FN, FK);
                 submit(&w, qs_op_fsm_visit(&t.u));
                 submit(&w, qs_op_fsm_rule(&t.u));
@@ -199,6 +243,138 @@ static void test_visit(void **state)
             free_host(NULL);
         }
 }
+
+/* Which rows stand for their groups, as the page says. */
+static void test_sample_rows(void **state)
+{
+    (void)state;
+    assert_int_equal(qs_sample_rows(1), 1);
+    assert_int_equal(qs_sample_rows(256), 1);
+    assert_int_equal(qs_sample_rows(257), 2);
+    assert_int_equal(qs_sample_row(1, 0), 0);
+    assert_int_equal(qs_sample_row(97, 0), 0);
+    assert_int_equal(qs_sample_row(128, 0), 97);
+    assert_int_equal(qs_sample_row(4096, 0), 97);
+    assert_int_equal(qs_sample_row(4096, 1), 256 + 194);
+    assert_int_equal(qs_sample_row(4096, 15), 15 * 256 + 1552 % 256);
+    assert_int_equal(qs_sample_row(257, 1), 256);
+    assert_int_equal(qs_sample_row(WHOLE, 2), SAMPLED);
+    assert_true(SAMPLED >= FIRST_ROW && qs_sample_row(WHOLE, 1) < FIRST_ROW);
+    for (int64_t rows = 1; rows < 3000; rows += 7)
+        for (int64_t j = 0; j < qs_sample_rows(rows); j++)
+            assert_true(qs_sample_row(rows, j) / 256 == j && qs_sample_row(rows, j) < rows);
+}
+
+/* ---- signs from floats ------------------------------------------------------------------------------------------- */
+
+enum { SN = 600, SK = 9000 / 32 * 32, SHORT = 64 };   /* rows of more than a piece of the driver, and short ones */
+
+typedef struct signs {
+    uint32_t *w;           /* [rows, cols / 32] */
+    float *average;
+    uint8_t *codes;
+    int32_t flips;
+} signs;
+
+static void note_flip(signs *s, int64_t rows, int64_t cols, int64_t n, int64_t k, int flip)
+{
+    if (qs_sample_row(rows, n / 256) == n)
+        s->codes[n / 256 * cols + k] = next_code(s->codes[n / 256 * cols + k], 0, flip);
+    s->w[n * (cols / 32) + k / 32] ^= (uint32_t)flip << (k % 32);
+    s->flips += flip;
+}
+
+/* Bop in plain C. */
+static void reference_bop(signs *s, const float *G, const uint16_t *scale, int64_t rows, int64_t cols, float gamma, float tau)
+{
+    for (int64_t n = 0; n < rows; n++) {
+        float stripe[16] = {0};
+        for (int64_t k = 0; k < cols; k++)
+            stripe[k % 16] = fmaf(G[n * cols + k], G[n * cols + k], stripe[k % 16]);
+        const float alpha = qs_half_to_float(scale[n]), rms = sqrtf(fold16(stripe) / (float)cols);
+        for (int64_t k = 0; k < cols; k++) {
+            const float u = rms > 0 && alpha != 0 ? G[n * cols + k] / (alpha > 0 ? rms : -rms) : 0.0f;
+            float *average = &s->average[n * cols + k];
+            *average = fmaf(gamma, u - *average, *average);
+            note_flip(s, rows, cols, n, k, (float)sign_at(s->w, cols, n, k) * *average > tau);
+        }
+    }
+}
+
+/* The whole matrix at once and in ranges of rows; row 0 has no gradient, row 1 a negative scale. */
+static void check_bop(int64_t rows, int64_t cols)
+{
+    world w = open_world(NULL, 2, 100u << 20);
+    float *G = noise(rows * cols, 1, 1);
+    uint16_t *scale = scales(rows, 2);
+    memset(G, 0, (size_t)cols * sizeof *G);
+    scale[1 % rows] = qs_float_to_half(-0.1f);
+    const qs_view vG = put_f32(&w, rows, cols, G), vs = put(&w, QS_F16, 1, rows, scale), counts = fresh(&w, QS_I32, 1, 4);
+    const int64_t sampled = qs_sample_rows(rows), cut = rows / 3;
+    for (int parts = 0; parts < 2; parts++) {
+        signs want = {.w = packed(QS_W1, rows, cols, 3), .average = noise(rows * cols, 0.5f, 4)};
+        const qs_view vw = put(&w, QS_W1, rows, cols, want.w), va = put_f32(&w, rows, cols, want.average);
+        const qs_view sample = put(&w, QS_W1, 3 * sampled, cols, packed_codes(sampled, cols, 5));
+        want.codes = codes_of(&w, sample);
+        for (int step = 0; step < 2; step++) {
+            want.flips = 0;
+            reference_bop(&want, G, scale, rows, cols, 0.7f, 0.4f);
+            if (parts) {
+                submit(&w, qs_op_bop(qs_view_rows(vw, 0, cut), qs_view_rows(va, 0, cut), qs_view_rows(vG, 0, cut),
+                                     qs_view_at(vs.buffer, vs.offset, QS_F16, 1, cut), qs_absent(), sample, 0.7f, 0.4f, 0, rows));
+                submit(&w, qs_op_bop(qs_view_rows(vw, cut, rows - cut), qs_view_rows(va, cut, rows - cut),
+                                     qs_view_rows(vG, cut, rows - cut), put(&w, QS_F16, 1, rows - cut, scale + cut), counts, sample,
+                                     0.7f, 0.4f, cut, rows));
+            } else {
+                submit(&w, qs_op_bop(vw, va, vG, vs, counts, sample, 0.7f, 0.4f, 0, rows));
+                const int32_t counted[4] = {0, want.flips};
+                assert_same(get(&w, counts), counted, sizeof counted, "counts of bop");
+            }
+            assert_true(want.flips > 0);
+            assert_same(get(&w, vw), want.w, rows * cols / 8, "w of bop");
+            assert_same(get(&w, va), want.average, rows * cols * 4, "average of bop");
+            assert_same(codes_of(&w, sample), want.codes, sampled * cols, "sample of bop");
+        }
+    }
+    close_world(&w);
+    free_host(NULL);
+}
+
+static void test_bop(void **state)
+{
+    (void)state;
+    check_bop(SN, SHORT);
+    check_bop(7, SK);
+}
+
+static void test_binarize(void **state)
+{
+    (void)state;
+    const int64_t cut = 250, sampled = qs_sample_rows(SN);
+    world w = open_world(NULL, 2, BYTES);
+    signs want = {.w = packed(QS_W1, SN, SHORT, 1)};
+    const float *latent = noise(SN * SHORT, 1, 2);
+    const qs_view vw = put(&w, QS_W1, SN, SHORT, want.w), vl = put_f32(&w, SN, SHORT, latent);
+    const qs_view sample = put(&w, QS_W1, 3 * sampled, SHORT, packed_codes(sampled, SHORT, 3)), counts = fresh(&w, QS_I32, 1, 4);
+    const void *before = get(&w, sample);
+    want.codes = codes_of(&w, sample);
+    for (int64_t i = 0; i < SN * SHORT; i++)
+        note_flip(&want, SN, SHORT, i / SHORT, i % SHORT, (latent[i] >= 0) != (sign_at(want.w, SHORT, i / SHORT, i % SHORT) > 0));
+    const int32_t counted[4] = {0, want.flips};
+    const void *start = get(&w, vw);
+    submit(&w, qs_op_binarize(vw, vl, counts, sample, 0, SN));
+    assert_same(get(&w, counts), counted, sizeof counted, "counts of binarize");
+    assert_same(get(&w, vw), want.w, SN * SHORT / 8, "w of binarize");
+    assert_same(codes_of(&w, sample), want.codes, sampled * SHORT, "sample of binarize");
+    ok(qs_write(w.queue, vw, start));
+    ok(qs_write(w.queue, sample, before));
+    submit(&w, qs_op_binarize(qs_view_rows(vw, cut, SN - cut), qs_view_rows(vl, cut, SN - cut), qs_absent(), sample, cut, SN));
+    submit(&w, qs_op_binarize(qs_view_rows(vw, 0, cut), qs_view_rows(vl, 0, cut), qs_absent(), sample, 0, SN));
+    assert_same(codes_of(&w, sample), want.codes, sampled * SHORT, "sample of binarize in ranges");
+    close_world(&w);
+}
+
+/* ---- the rest of the visit --------------------------------------------------------------------------------------- */
 
 static void test_threshold_and_statistics(void **state)
 {
@@ -333,7 +509,8 @@ static void run_rows(world *w, results *r)
     note(w, r, qs_op_swiglu(y, x, dy), 1);
     note(w, r, qs_op_swiglu_grad(x, y, dx, x, y), 2);
     note(w, r, qs_op_cross_entropy(dy, put(w, QS_I32, 1, M, symbols(M, X, 9)), losses, 0.1f, 0), 3);
-    note(w, r, qs_op_sum_squares(one, x, QS_FLAG_ADD), 1);
+    note(w, r, qs_op_sum_squares(one, x, qs_absent(), QS_FLAG_ADD), 1);
+    note(w, r, qs_op_sum_squares(one, x, put(w, QS_F16, 1, M, scales(M, 13)), 0), 1);
     note(w, r, qs_op_clip_factor(one, put_f32(w, 1, 1, &(float){7}), 2), 1);
     const qs_adamw a = {.lr = 0.01f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0.1f, .c1 = 0.1f,
                         .c2 = 0.05f};
@@ -344,8 +521,11 @@ static void run_rows(world *w, results *r)
     note(w, r, qs_op_adamw(long_x, long_g, long_m, long_v, qs_absent(), qs_absent(), a), 4);
     note(w, r, qs_op_scales(fresh(w, QS_F16, 1, 96), qs_view_at(latent.buffer, latent.offset, QS_F32, 1, 96), 0.2f), 1);
     const qs_view bits_of = fresh(w, QS_W1, 64, 96);
-    note(w, r, qs_op_binarize(bits_of, latent), 1);
+    const qs_view counts = fresh(w, QS_I32, 1, 4), sample = put(w, QS_W1, 3, 96, packed(QS_W1, 3, 96, 14));
+    note(w, r, qs_op_binarize(bits_of, latent, counts, sample, 64, 128), 4);
     note(w, r, qs_op_scale_grad(fresh(w, QS_F32, 1, 64), bits_of, latent, 0.2f), 1);
+    note(w, r, qs_op_bop(bits_of, latent, put_f32(w, 64, 96, noise(64 * 96, 1, 15)), put(w, QS_F16, 1, 64, scales(64, 16)), counts,
+                         sample, 0.6f, 0.3f, 64, 128), 6);
 }
 
 static void run_attention(world *w, results *r)
@@ -369,12 +549,12 @@ static void run_fsm(world *w, results *r)
         note(w, r, qs_op_linear_dw(t.dw, t.u.dy, t.u.x), 1);
         note(w, r, qs_op_fsm_threshold(t.u.a, t.u.b, t.u.theta, t.r, t.c, t.control, 0.8f), 3);
         note(w, r, qs_op_fsm_quantile(t.u.theta, t.dw, t.u.scale, t.u.a, t.u.b, FN * FK / 3), 1);
-        note(w, r, qs_op_fsm_visit(&t.u), 12);
+        note(w, r, qs_op_fsm_visit(&t.u), 15);
         note(w, r, qs_op_fsm_statistics(t.r, t.c, t.control, t.u.r_now, t.u.c_now, t.u.counts, 0.9f, 0.3f, 2, FN * FK, 0),
              3);
         if (fsm != QS_FSM_C8) {
             t.u.pulses = put(w, QS_T2, FN, FK, packed(QS_T2, FN, FK, 3));
-            note(w, r, qs_op_fsm_rule(&t.u), 4);
+            note(w, r, qs_op_fsm_rule(&t.u), 5);
         }
         w->used = used;
     }
@@ -466,6 +646,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(test_visit, free_host),
+        cmocka_unit_test_teardown(test_sample_rows, free_host),
+        cmocka_unit_test_teardown(test_bop, free_host),
+        cmocka_unit_test_teardown(test_binarize, free_host),
         cmocka_unit_test_teardown(test_threshold_and_statistics, free_host),
         cmocka_unit_test_teardown(test_quantile, free_host),
         cmocka_unit_test_teardown(test_equal_bytes, free_host),

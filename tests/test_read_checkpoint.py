@@ -14,7 +14,8 @@ SOURCE = os.environ.get("QSBITS_SOURCE", os.path.dirname(os.path.dirname(os.path
 QSBITS = os.environ.get("QSBITS")
 TOOL = os.path.join(SOURCE, "tools", "read_checkpoint.py")
 SHAPE = "--layers 1 --dim 32 --heads 2 --ffn 64 --ctx 32 --batch 8 --steps 4 --threads 1".split()
-ARMS = [("fsm", "t2"), ("fsm", "c2"), ("fsm", "c4"), ("fsm", "c8"), ("ste", None), ("frozen", None), ("adamw", None)]
+ARMS = [("fsm", "t2"), ("fsm", "c2"), ("fsm", "c4"), ("fsm", "c8"), ("ste", None), ("bop", None), ("frozen", None),
+        ("adamw", None)]
 PACKED = ("w1", "t2", "c2", "c4", "c8")
 MATRICES = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj",
             "mlp.down_proj"]
@@ -60,10 +61,11 @@ def expected_names(optimizer):
         model.append(name + ".weight")
         if optimizer != "adamw":
             model.append(name + ".weight_scale")
-        state += {"fsm": [name + ".weight_state"], "ste": [name + ".latent"]}.get(optimizer, [])
+        state += {"fsm": [name + ".weight_state"], "ste": [name + ".latent"], "bop": [name + ".bop_average"]}.get(optimizer, [])
         state += [name + ".weight" + m for m in ADAM] if optimizer in ("ste", "adamw") else []
         state += [name + ".weight_scale_master" + m for m in [""] + ADAM] if optimizer != "adamw" else []
         state += [name + m for m in (".row_moment", ".column_moment", ".control")] if optimizer == "fsm" else []
+        state += [name + ".health"] if optimizer in ("fsm", "ste", "bop") else []
     for name in ["model.layers.0.%s.weight" % norm for norm in NORMS] + FLOATS[1]:
         model.append(name)
         state += [name + m for m in ADAM]
@@ -117,6 +119,22 @@ def check_refusals(folder):
         shutil.rmtree(broken)
 
 
+def check_codes(folder):
+    """A record of health holds codes 0 to 5 only."""
+    files, _ = reader.open_path(os.path.join(folder, "step-00000004"))
+    t = files[1]["tensors"]["model.layers.0.mlp.up_proj.health"]
+    check((t["format"], t["rows"], t["cols"]) == ("i32", 3, 1), "the shape of a record")
+    reader.check_values(files)
+    data = bytearray(files[1]["data"])
+    data[t["offset"]:t["offset"] + t["bytes"]] = b"\xff" * t["bytes"]
+    files[1]["data"] = bytes(data)
+    try:
+        reader.check_values(files)
+        check(False, "code 7 is accepted")
+    except reader.Damaged as error:
+        check("code above 5" in str(error), "code 7: %s" % error)
+
+
 def main():
     if QSBITS is None:
         print("QSBITS does not name the command")
@@ -130,6 +148,8 @@ def main():
             flags = ["--fsm-state", state] if state else []
             qsbits("train", "--data", text, "--out", run, *SHAPE, "--optimizer", optimizer, *flags)
             print("%s %s: %d packed tensors agree" % (optimizer, state or "", compare_run(run, optimizer, state)))
+            if optimizer == "ste":
+                check_codes(run)
         check_refusals(run)
     return 1 if failures else 0
 

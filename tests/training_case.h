@@ -135,11 +135,11 @@ static const arm arms[] = {
     {"literal", QS_OPTIMIZER_FSM, QS_FSM_T2, QS_RECIPE_LITERAL},    {"exact t2", QS_OPTIMIZER_FSM, QS_FSM_T2, QS_RECIPE_EXACT},
     {"exact c2", QS_OPTIMIZER_FSM, QS_FSM_C2, QS_RECIPE_EXACT},     {"exact c4", QS_OPTIMIZER_FSM, QS_FSM_C4, QS_RECIPE_EXACT},
     {"ste", QS_OPTIMIZER_STE, QS_FSM_C4, QS_RECIPE_DEFAULT},        {"frozen", QS_OPTIMIZER_FROZEN, QS_FSM_C4, QS_RECIPE_DEFAULT},
-    {"adamw", QS_OPTIMIZER_ADAMW, QS_FSM_C4, QS_RECIPE_DEFAULT},
+    {"adamw", QS_OPTIMIZER_ADAMW, QS_FSM_C4, QS_RECIPE_DEFAULT},    {"bop", QS_OPTIMIZER_BOP, QS_FSM_C4, QS_RECIPE_DEFAULT},
 };
 enum { ARMS = (int)(sizeof arms / sizeof arms[0]) };
 
-static inline qs_trainer *make_trainer(qs_context *context, const setup *s, const qs_text *text)
+static inline qs_trainer *make_trainer(qs_context *context, const setup *s, qs_text *text)
 {
     qs_trainer *trainer = NULL;
     ok(qs_trainer_create(context, &s->config, &s->options, text, &trainer));

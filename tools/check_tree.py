@@ -29,7 +29,7 @@ LAYERS = {
     "python": [],
     "bench": ["cpu/kernels.h"],
     # Internal functions of the core and of file formats are tested directly; kernels only through their table.
-    "tests": ["core/", "io/", "cpu/kernels.h", "cpu/kernels.def"],
+    "tests": ["core/", "io/", "cpu/kernels.h", "cpu/kernels.def", "cli/"],
 }
 TOPS = ("include", "src", "cli", "backends", "python", "tests", "bench", "examples", "tools", "scripts")
 VENDORS = re.compile(r"(?<![a-z])(cuda|cublas|nvidia|opencl|sycl|oneapi|rocm|vulkan|hip(?![a-z])|directml)", re.I)

@@ -159,7 +159,8 @@ def open_path(path):
 
 
 def check_values(files):
-    """Every packed tensor decodes, and the signs in c8 repeat those of their w1. Returns how many values were decoded."""
+    """Every packed tensor decodes, the signs in c8 repeat those of their w1, records of health hold codes 0 to 5. Returns how many
+    values were decoded."""
     values = {name: [v for _, row in rows_of(file, t) for v in row] for file in files for name, t in file["tensors"].items()
               if t["format"] in PER_WORD}
     for file in files:
@@ -167,6 +168,11 @@ def check_values(files):
             if t["format"] == "c8" and name[:-len("_state")] in values:
                 pairs = zip(values[name], values[name[:-len("_state")]])
                 need(all((level > 0) == (sign > 0) for level, sign in pairs), "%s: a sign differs from the weight's" % name)
+            if name.endswith(".health"):
+                planes = [values for _, values in rows_of(file, t)]
+                need(len(planes) % 3 == 0 and t["dtype"] == "I32", "%s: not three planes a row" % name)
+                high = zip(planes[1::3], planes[2::3])
+                need(not any(p & q for one, two in high for p, q in zip(one, two)), "%s: a code above 5" % name)
     return sum(map(len, values.values()))
 
 

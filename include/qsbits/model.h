@@ -48,6 +48,10 @@ typedef struct qs_model_size {
 } qs_model_size;
 QS_API QS_CHECK qs_status qs_model_size_of(const qs_model_config *config, qs_model_size *size);
 
+/* Number of a matrix in the random draws it starts from (qs_random_signs), which follows from its name alone: 7 times the block plus
+ * its place in the block. name: of the tensor, "model.layers.3.mlp.up_proj.weight". Errors: ARG (no matrix of a block). */
+QS_API QS_CHECK qs_status qs_model_tensor_id(const char *name, uint32_t *id);
+
 typedef struct qs_model qs_model;
 
 /* A model with random signs (or dense normal weights) from the seed. config is resolved first. *out is owned by the caller.
@@ -66,7 +70,7 @@ QS_API const qs_model_config *qs_model_get_config(const qs_model *model);
  * the validation part of text. batch: sequences at a time (memory only; the result does not depend on it). *tokens (may be
  * NULL) receives how many predictions it averages. Sum over windows in double, ascending. DATA errors: SHAPE if the
  * validation part is shorter than one window. */
-QS_API QS_CHECK qs_status qs_model_evaluate(qs_model *model, const qs_text *text, int64_t windows, int64_t batch,
+QS_API QS_CHECK qs_status qs_model_evaluate(qs_model *model, qs_text *text, int64_t windows, int64_t batch,
                                             double *nats, int64_t *tokens);
 
 /* One timeline of tokens with its KV cache. Positions 0 .. context_tokens-1. */

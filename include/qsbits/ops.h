@@ -32,17 +32,18 @@ extern "C" {
     X(SWIGLU,          "swiglu",          3, ORDERED) \
     X(SWIGLU_GRAD,     "swiglu_grad",     5, ORDERED) \
     X(CROSS_ENTROPY,   "cross_entropy",   3, ORDERED) \
-    X(SUM_SQUARES,     "sum_squares",     2, ORDERED) \
+    X(SUM_SQUARES,     "sum_squares",     3, ORDERED) \
     X(CLIP_FACTOR,     "clip_factor",     2, ORDERED) \
     X(ADAMW,           "adamw",           6, ORDERED) \
     X(SCALES,          "scales",          2, ORDERED) \
-    X(BINARIZE,        "binarize",        2, EXACT) \
+    X(BINARIZE,        "binarize",        4, EXACT) \
     X(SCALE_GRAD,      "scale_grad",      3, ORDERED) \
     X(FSM_THRESHOLD,   "fsm_threshold",   6, ORDERED) \
-    X(FSM_VISIT,       "fsm_visit",      14, ORDERED) \
+    X(FSM_VISIT,       "fsm_visit",      15, ORDERED) \
     X(FSM_STATISTICS,  "fsm_statistics",  6, ORDERED) \
     X(FSM_QUANTILE,    "fsm_quantile",    5, ORDERED) \
-    X(FSM_RULE,        "fsm_rule",        4, EXACT)
+    X(FSM_RULE,        "fsm_rule",        5, EXACT) \
+    X(BOP,             "bop",             6, ORDERED)
 
 typedef enum qs_op_code {
 #define QS_OP_ENUM(name, text, views, cls) QS_OP_##name,
@@ -253,11 +254,11 @@ static inline qs_op qs_op_cross_entropy(qs_view logits, qs_view targets, qs_view
     return op;
 }
 
-/* out [1, 1] (+)= sum of x^2, x F32. */
-static inline qs_op qs_op_sum_squares(qs_view out, qs_view x, uint32_t flags)
+/* out [1, 1] (+)= sum of (row_scale[m] x[m,k])^2, x F32 [M, K], row_scale F16 [1, M] (absent: 1). */
+static inline qs_op qs_op_sum_squares(qs_view out, qs_view x, qs_view row_scale, uint32_t flags)
 {
-    const qs_view v[] = {out, x};
-    return qs_op_views(QS_OP_SUM_SQUARES, flags, 2, v);
+    const qs_view v[] = {out, x, row_scale};
+    return qs_op_views(QS_OP_SUM_SQUARES, flags, 3, v);
 }
 
 /* out [1, 1] = min(1, limit / sqrt(sum_squares)); 1 when sum_squares is 0. */
@@ -298,11 +299,51 @@ static inline qs_op qs_op_scales(qs_view scale, qs_view master, float base)
     return op;
 }
 
-/* w W1 [N, K]: bit = (latent >= 0), latent F32 [N, K]. */
-static inline qs_op qs_op_binarize(qs_view w, qs_view latent)
+/* ---- the sample: what happened to the weights of one row in 256 -------------------------------------------------- */
+
+/* An op that may flip signs keeps a record of the sampled rows of a matrix when it is given one: sample W1 [3 * S, K], where
+ * S = qs_sample_rows(rows of the whole matrix). Rows 3 j .. 3 j + 2 are bit planes 0 .. 2 of a code for every weight of sampled
+ * row number j: 0 not pulsed since the record was cleared, 1 pulsed but not flipped, 2 .. 4 flipped 1 .. 3 times, 5 more often.
+ * Views of a range of the matrix's rows leave the others' records alone. BINARIZE and BOP know no pulses, only flips. */
+enum { QS_SAMPLE_GROUP = 256, QS_SAMPLE_PLANES = 3 };
+
+static inline int64_t qs_sample_rows(int64_t whole_rows)
 {
-    const qs_view v[] = {w, latent};
-    return qs_op_views(QS_OP_BINARIZE, 0, 2, v);
+    return (whole_rows + QS_SAMPLE_GROUP - 1) / QS_SAMPLE_GROUP;
+}
+
+/* The row that stands for group j of a matrix: never the same place in two groups that follow each other. */
+static inline int64_t qs_sample_row(int64_t whole_rows, int64_t j)
+{
+    const int64_t first = j * QS_SAMPLE_GROUP, left = whole_rows - first;
+    return first + 97 * (j + 1) % (left < QS_SAMPLE_GROUP ? left : (int64_t)QS_SAMPLE_GROUP);
+}
+
+/* w W1 [N, K]: bit = (latent >= 0), latent F32 [N, K]. counts I32 [1, 4] (absent) = {0, flips, 0, 0}. sample (absent): the
+ * record of the flips of a whole matrix of whole_rows rows, of which row 0 of the views is first_row ("the sample"). */
+static inline qs_op qs_op_binarize(qs_view w, qs_view latent, qs_view counts, qs_view sample, int64_t first_row,
+                                   int64_t whole_rows)
+{
+    const qs_view v[] = {w, latent, counts, sample};
+    qs_op op = qs_op_views(QS_OP_BINARIZE, 0, 4, v);
+    op.i[0] = first_row;
+    op.i[1] = whole_rows;
+    return op;
+}
+
+/* Bop (Helwegen et al. 2019) on w W1 [N, K]. With g[n,k] = scale[n] * dgrad[n,k], u = g / sqrt(mean_k g^2) (0 in a row whose sum of
+ * squares is 0): average := average + gamma (u - average); w flips where average * w > tau. average, dgrad F32 [N, K], scale
+ * F16 [1, N]; gamma 0..1, tau >= 0; the rest as in BINARIZE. */
+static inline qs_op qs_op_bop(qs_view w, qs_view average, qs_view dgrad, qs_view scale, qs_view counts, qs_view sample,
+                              float gamma, float tau, int64_t first_row, int64_t whole_rows)
+{
+    const qs_view v[] = {w, average, dgrad, scale, counts, sample};
+    qs_op op = qs_op_views(QS_OP_BOP, 0, 6, v);
+    op.f[0] = gamma;
+    op.f[1] = tau;
+    op.i[0] = first_row;
+    op.i[1] = whole_rows;
+    return op;
 }
 
 /* dmaster [1, N] = base * sum_k w[n,k] dw[n,k], dw F32 [N, K] of LINEAR_DW. */
@@ -331,15 +372,17 @@ static inline qs_op qs_op_fsm_threshold(qs_view a, qs_view b, qs_view theta, qs_
  *   pulses where |g| > (theta a[n]) b[k], rule applied to w and state, counts I32 [1, 4] = {pulses, flips, 0, 0}.
  * dgrad F32 [N, K] (absent): the unscaled sums, in place of dy and x (then absent). pulses T2 [N, K] (absent): the
  * pulses are stored there and the rule is not applied (FSM_RULE does). state is absent only with MEASURE; a, b (absent)
- * count as 1. */
+ * count as 1. sample (absent): "the sample" above, kept where the rule is applied; a pulse counts also where the rule cannot move
+ * the state any more, c8's step where it is not 0. */
 typedef struct qs_fsm_visit {
-    qs_view w, state, dy, x, scale, a, b, theta, r_now, c_now, dmaster, counts, dgrad, pulses;
+    qs_view w, state, dy, x, scale, a, b, theta, r_now, c_now, dmaster, counts, dgrad, pulses, sample;
     qs_fsm fsm;
     int sticky;          /* 0..256 */
     uint64_t seed;
     uint32_t step;
     uint32_t tensor;     /* id below 2^24, for the random numbers */
     int64_t first_row;   /* row of the whole matrix that row 0 of the views is */
+    int64_t whole_rows;  /* rows of the whole matrix; read with sample only */
     float base;          /* alpha0 */
     float amplitude;     /* c8 only: levels per sigma */
     uint32_t flags;
@@ -347,14 +390,15 @@ typedef struct qs_fsm_visit {
 static inline qs_op qs_op_fsm_visit(const qs_fsm_visit *u)
 {
     const qs_view v[] = {u->w, u->state, u->dy, u->x, u->scale, u->a, u->b, u->theta, u->r_now, u->c_now, u->dmaster,
-                         u->counts, u->dgrad, u->pulses};
-    qs_op op = qs_op_views(QS_OP_FSM_VISIT, u->flags, 14, v);
+                         u->counts, u->dgrad, u->pulses, u->sample};
+    qs_op op = qs_op_views(QS_OP_FSM_VISIT, u->flags, 15, v);
     op.i[0] = (int64_t)u->fsm;
     op.i[1] = u->sticky;
     op.i[2] = (int64_t)u->seed;
     op.i[3] = (int64_t)u->step;
     op.i[4] = (int64_t)u->tensor;
     op.i[5] = u->first_row;
+    op.i[6] = u->whole_rows;
     op.f[0] = u->base;
     op.f[1] = u->amplitude;
     return op;
@@ -384,17 +428,19 @@ static inline qs_op qs_op_fsm_quantile(qs_view theta, qs_view dgrad, qs_view sca
     return op;
 }
 
-/* Applies the rule to w and state for the given pulses T2 [N, K]; counts as in FSM_VISIT; t2, c2, c4 only. Scalars as there. */
+/* Applies the rule to w and state for the given pulses T2 [N, K]; counts and sample as in FSM_VISIT; t2, c2, c4 only. Scalars as
+ * there. */
 static inline qs_op qs_op_fsm_rule(const qs_fsm_visit *u)
 {
-    const qs_view v[] = {u->w, u->state, u->pulses, u->counts};
-    qs_op op = qs_op_views(QS_OP_FSM_RULE, u->flags, 4, v);
+    const qs_view v[] = {u->w, u->state, u->pulses, u->counts, u->sample};
+    qs_op op = qs_op_views(QS_OP_FSM_RULE, u->flags, 5, v);
     op.i[0] = (int64_t)u->fsm;
     op.i[1] = u->sticky;
     op.i[2] = (int64_t)u->seed;
     op.i[3] = (int64_t)u->step;
     op.i[4] = (int64_t)u->tensor;
     op.i[5] = u->first_row;
+    op.i[6] = u->whole_rows;
     return op;
 }
 

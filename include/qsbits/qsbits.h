@@ -3,6 +3,7 @@
  * qsbits trains and runs language models whose weights are one bit. A program opens a context, opens a text, creates a trainer
  * and takes steps; or opens a model and generates:
  *
+ *     const char *path = "book.txt";
  *     qs_context *context = NULL;
  *     qs_text *text = NULL;
  *     qs_trainer *trainer = NULL;
@@ -10,7 +11,7 @@
  *     qs_train_options options;
  *     qs_model_config_default(&config);
  *     qs_train_options_default(&options);
- *     if (qs_open(&context, NULL) || qs_text_open(context, "book.txt", 0.1, &text) ||
+ *     if (qs_open(&context, NULL) || qs_text_open(context, &path, 1, 0.1, NULL, NULL, &text) ||
  *         qs_trainer_create(context, &config, &options, text, &trainer))
  *         return fprintf(stderr, "%s\n", qs_last_error()), 1;
  *     for (qs_step_info info; qs_trainer_position(trainer) < options.steps; )

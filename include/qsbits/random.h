@@ -26,6 +26,10 @@ typedef enum qs_random_purpose {
 QS_API void qs_philox(uint64_t seed, uint32_t step, qs_random_purpose purpose, uint32_t tensor,
                       uint32_t row, uint32_t index, uint32_t out[4]);
 
+/* The signs a matrix starts from, one row of cols weights as W1 words: words [cols / 32]; word j is word j mod 4 of draw j div 4 of
+ * (WEIGHTS, tensor, row). tensor: of qs_model_tensor_id. Errors: ARG (cols no positive multiple of 32, row outside 0..2^32-1). */
+QS_API QS_CHECK qs_status qs_random_signs(uint64_t seed, uint32_t tensor, int64_t row, int64_t cols, uint32_t *words);
+
 #ifdef __cplusplus
 }
 #endif

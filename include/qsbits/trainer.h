@@ -13,6 +13,7 @@ extern "C" {
 #define QS_OPTIMIZER_LIST(X) \
     X(FSM,    "fsm",    "1-bit weights moved by a state machine") \
     X(STE,    "ste",    "1-bit weights with fp32 latents, straight-through, AdamW (BitNet style)") \
+    X(BOP,    "bop",    "1-bit weights flipped by an fp32 moving average of the gradient (Helwegen et al.)") \
     X(FROZEN, "frozen", "random 1-bit weights that never change") \
     X(ADAMW,  "adamw",  "dense fp32 weights, AdamW")
 
@@ -45,7 +46,8 @@ typedef struct qs_train_options {
     int32_t reserved0;         /* 0 */
     uint64_t seed;
     double lr;                 /* float parameters; <= 0: the searched rate of the optimizer (docs/measurements.md) */
-    double matrix_lr;          /* latents (ste), dense weights (adamw); <= 0: lr */
+    double matrix_lr;          /* latents (ste), dense weights (adamw), share of a new gradient in the average (bop, at most 1);
+                                  <= 0: lr (ste, adamw), the searched share (bop) */
     double scale_lr;           /* row scales; <= 0: searched multiple of lr */
     int64_t warmup;            /* steps; < 0: min(50, steps / 10) */
     double final_lr;           /* share of the rate at the end, 0..1; < 0: 0.05 */
@@ -57,6 +59,7 @@ typedef struct qs_train_options {
     double amplitude_end;
     int32_t sticky;            /* 0..256; < 0: the rule's default */
     int32_t reserved;
+    int64_t health_window;     /* steps over which qs_trainer_health measures; 0: never; < 0: 100. Trained bytes are the same */
 } qs_train_options;
 
 QS_API void qs_train_options_default(qs_train_options *options);
@@ -69,7 +72,7 @@ typedef struct qs_trainer qs_trainer;
 /* A new run at step 0. Copies config and options; borrows context and text, which must outlive the trainer.
  * config.dense is set from the optimizer. Errors: ARG, SHAPE (text too short), NOMEM, DEVICE. */
 QS_API QS_CHECK qs_status qs_trainer_create(qs_context *context, const qs_model_config *config, const qs_train_options *options,
-                                            const qs_text *text, qs_trainer **out);
+                                            qs_text *text, qs_trainer **out);
 QS_API void qs_trainer_free(qs_trainer **trainer);
 
 typedef struct qs_step_info {
@@ -79,12 +82,45 @@ typedef struct qs_step_info {
     double lr;                 /* of the float parameters in this step */
     double density;            /* wanted share of weights pulsed (fsm); 0 else */
     double pulses;             /* measured share; 0 else */
-    double flips;              /* share of packed weights whose sign changed in this step (fsm); 0 else */
+    double flips;              /* share of packed weights whose sign changed in this step; 0 for frozen and adamw */
 } qs_step_info;
 
 /* One step. NONFINITE: the loss is not finite; nothing was updated and the trainer may still be saved.
  * ARG when all steps are done. In a steady state (from the third step on) a step allocates nothing. */
 QS_API QS_CHECK qs_status qs_trainer_step(qs_trainer *trainer, qs_step_info *info);
+
+/* Health of the matrices of one block, or of all, over the last whole window of options.health_window steps (windows end at
+ * its multiples, also across a resume). Shares are of weights; NaN where an arm has no such figure. dead, oscillating and
+ * deepest are counted on a fixed sample, one row of every 256 of a matrix and at least one; its record of 3 bits a weight is
+ * booked as state, saved with checkpoints, and no part of qs_trainer_hash. */
+typedef struct qs_health {
+    int64_t step;              /* last step of the window; 0: no window has ended, everything else is NaN */
+    double density;            /* wanted share pulsed per step, mean of the window (t2, c2, c4) */
+    double pulses;             /* measured share, mean of the window (fsm) */
+    double flips;              /* share whose sign changed per step, mean of the window (fsm, ste, bop) */
+    double dead;               /* sample: share not pulsed once in the window (fsm) */
+    double oscillating;        /* sample: share flipped more than 3 times in the window (fsm, ste, bop) */
+    double deepest;            /* sample: share in the deepest state of its sign at the end of the window (fsm) */
+    double scale_drift;        /* row scales at the end of the window: RMS of scale / start - 1 (all but adamw) */
+    double gradient_rms;       /* in the window's last step: RMS of the loss gradient per weight, scale included where there is one */
+} qs_health;
+
+/* block: 0..layers-1, or -1 for all together. Errors: ARG (block). */
+QS_API QS_CHECK qs_status qs_trainer_health(const qs_trainer *trainer, int64_t block, qs_health *health);
+
+/* Bytes that a run of these settings books under every tag when it is created, before anything is allocated; bytes[QS_MEMORY_TAGS]
+ * is their sum. Scratch of kernels (workspace), token windows of validations and file buffers come on top, small beside the rest.
+ * Both are resolved first. Errors: as qs_model_config_resolve and qs_train_options_resolve; ARG when a size overflows. */
+QS_API QS_CHECK qs_status qs_train_plan(const qs_model_config *config, const qs_train_options *options,
+                                        uint64_t bytes[QS_MEMORY_TAGS + 1]);
+
+/* Rates of a step (0 .. steps-1) of a resolved run, as the step will use them: for showing a schedule before the run. */
+typedef struct qs_rates {
+    double lr, matrix_lr, scale_lr;
+    double density;            /* wanted share pulsed (t2, c2, c4), else 0 */
+    double amplitude;          /* levels per sigma (c8), else 0 */
+} qs_rates;
+QS_API void qs_train_rates(const qs_train_options *options, int64_t step, qs_rates *rates);
 
 /* Steps done. */
 QS_API int64_t qs_trainer_position(const qs_trainer *trainer);
@@ -99,7 +135,9 @@ QS_API const qs_train_options *qs_trainer_options(const qs_trainer *trainer);
 typedef struct qs_bits {
     int64_t packed_weights;
     double packed_bits_per_weight;    /* of an inference file: W1 and fp16 scales */
-    double training_bits_per_weight;  /* weights, levels or latents and moments, scales with masters and moments, statistics */
+    double training_bits_per_weight;  /* weights, levels or latents and moments, scales with masters and moments, statistics,
+                                         the record of health */
+    double health_bits_per_weight;    /* the record's share of that */
     int64_t adamw16_bytes;            /* what 16-bit weights and gradients with fp32 AdamW would take for the same weights: 12 bytes each */
     int64_t training_bytes;           /* training_bits_per_weight * packed_weights / 8 */
 } qs_bits;

@@ -25,11 +25,12 @@ static const char *reason(int error, reason_text *buffer)
     return strerror_r(error, buffer->text, sizeof buffer->text);
 }
 
-/* Records "cannot VERB PATH: reason" for an error number. */
+/* Records "cannot VERB PATH: reason" for an error number, which errno keeps. */
 static qs_status fail_path(qs_status status, const char *verb, const char *path, int error)
 {
     reason_text buffer;
     qsi_fail_text("cannot %s %s: %s", verb, path, reason(error, &buffer));
+    errno = error;
     return status;
 }
 
@@ -83,6 +84,16 @@ qs_status qsi_mkdir(const char *path)
     return QS_OK;
 }
 
+/* fsync, over again where a signal came between. */
+static int sync_file(int fd)
+{
+    int result;
+    do
+        result = fsync(fd);
+    while (result != 0 && errno == EINTR);
+    return result;
+}
+
 /* Syncs the folder that holds path, so that a rename in it is durable. Some file systems cannot (EINVAL). */
 static int sync_folder_of(const char *path)
 {
@@ -99,7 +110,7 @@ static int sync_folder_of(const char *path)
     int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0)
         return errno;
-    int error = fsync(fd) != 0 && errno != EINVAL ? errno : 0;
+    int error = sync_file(fd) != 0 && errno != EINVAL ? errno : 0;
     close(fd);
     return error;
 }
@@ -151,7 +162,8 @@ qs_status qsi_list_directory(const char *path, char ***names, int64_t *count)
     char **list = NULL;
     int n = scandir(path, &entries, visible, by_bytes);
     if (n < 0)
-        return fail_path(errno == ENOENT || errno == ENOTDIR ? QS_ERR_NOINPUT : QS_ERR_IO, "list", path, errno);
+        return fail_path(errno == ENOENT || errno == ENOTDIR ? QS_ERR_NOINPUT : errno == ENOMEM ? QS_ERR_NOMEM : QS_ERR_IO,
+                         "list", path, errno);
     if (!(list = qsi_alloc_array(NULL, QS_MEMORY_OTHER, (int64_t)n, sizeof *list)))
         QS_TRY(QS_ERR_NOMEM);
     for (int i = 0; i < n; i++)
@@ -306,11 +318,11 @@ qs_status qsi_writer_commit(qsi_writer **writer)
     qsi_writer *w = *writer;
     *writer = NULL;
     QS_TRY(flush(w));
-    if (fsync(w->fd) != 0 && !w->direct)
+    if (sync_file(w->fd) != 0 && !w->direct)
         QS_TRY(writer_fail(w, errno));
     int fd = w->fd;
     w->fd = -1;
-    if (close(fd) != 0) {
+    if (close(fd) != 0 && errno != EINTR) {   /* interrupted it is closed all the same */
         status = writer_fail(w, errno);
         if (!w->direct)
             unlink(w->tmp);

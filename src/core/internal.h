@@ -61,14 +61,16 @@ uint64_t qsi_memory_total(void);             /* machine and cgroup, the smaller 
  * /proc/self/cgroup, root /sys/fs/cgroup (tests give their own). */
 double qsi_cgroup_limit(const char *membership, const char *root, const char *controller);
 qs_status qsi_mkdir(const char *path);       /* parents too; fine if it exists. CREATE */
-qs_status qsi_rename_durable(const char *from, const char *to);  /* rename, then fsync of the folder. IO */
+qs_status qsi_rename_durable(const char *from, const char *to);  /* rename, then fsync of the folder (the rename stays where
+                                                                    that alone fails). IO */
 qs_status qsi_remove_tree(const char *path); /* fine if it does not exist */
 bool qsi_path_exists(const char *path);
 bool qsi_is_directory(const char *path);
 bool qsi_is_link(const char *path);          /* a symbolic link, wherever it points */
 char *qsi_path_join(const char *folder, const char *name);   /* qsi_free */
 
-/* Names in a folder, sorted by byte value, without "." and "..": *names holds *count strings; free with qsi_free_names. */
+/* Names in a folder, sorted by byte value, without "." and "..": *names holds *count strings; free with qsi_free_names.
+ * NOINPUT, IO (errno tells why), NOMEM. */
 qs_status qsi_list_directory(const char *path, char ***names, int64_t *count);
 void qsi_free_names(char **names, int64_t count);
 

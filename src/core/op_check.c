@@ -188,15 +188,49 @@ static qs_status extra_adamw(const qs_op *op, const char *name)
     return QS_OK;
 }
 
+/* i[first], i[whole]: where the rows of w lie in their matrix; whole counts only beside a record of samples. */
+static qs_status check_sample(const qs_op *op, const char *name, int slot, int first, int whole)
+{
+    const int64_t most = (int64_t)UINT32_MAX + 1;
+    qs_status status = QS_OK;
+    QS_TRY(check_int(op, name, first, "first_row", 0, most - op->view[0].rows));
+    if (!present(op, slot))
+        return QS_OK;
+    QS_TRY(check_int(op, name, whole, "whole_rows", op->i[first] + op->view[0].rows, most));
+    const int64_t rows = QS_SAMPLE_PLANES * qs_sample_rows(op->i[whole]);
+    if (op->view[slot].rows != rows)
+        QS_FAIL(QS_ERR_SHAPE, "%s: sample has %lld rows, a matrix of %lld rows needs %lld", name, (long long)op->view[slot].rows,
+                (long long)op->i[whole], (long long)rows);
+fail:
+    return status;
+}
+
+static qs_status extra_binarize(const qs_op *op, const char *name)
+{
+    enum { SAMPLE = 3 };
+    return check_sample(op, name, SAMPLE, 0, 1);
+}
+
+static qs_status extra_bop(const qs_op *op, const char *name)
+{
+    enum { SAMPLE = 5 };
+    qs_status status = QS_OK;
+    QS_TRY(check_float(op, name, 0, "gamma", 0, 1));
+    QS_TRY(check_float(op, name, 1, "tau", 0, FINITE));
+    QS_TRY(check_sample(op, name, SAMPLE, 0, 1));
+fail:
+    return status;
+}
+
 /* The scalars FSM_VISIT and FSM_RULE share; rows are those of w, state may be absent. */
-static qs_status check_fsm(const qs_op *op, const char *name)
+static qs_status check_fsm(const qs_op *op, const char *name, int sample)
 {
     qs_status status = QS_OK;
     QS_TRY(check_int(op, name, 0, "fsm", 0, QS_FSMS - 1));
     QS_TRY(check_int(op, name, 1, "sticky", 0, 256));
     QS_TRY(check_int(op, name, 3, "step", 0, UINT32_MAX));
     QS_TRY(check_int(op, name, 4, "tensor", 0, (1 << 24) - 1));
-    QS_TRY(check_int(op, name, 5, "first_row", 0, (int64_t)UINT32_MAX + 1 - op->view[0].rows));
+    QS_TRY(check_sample(op, name, sample, 5, 6));
     const qs_fsm_rule *rule = qs_fsm_rule_of((qs_fsm)op->i[0]);
     if (present(op, 1) && op->view[1].format != (int32_t)rule->format)
         QS_FAIL(QS_ERR_ARG, "%s: state is %s, the machine %s has %s", name, qs_format_name((qs_format)op->view[1].format),
@@ -207,9 +241,9 @@ fail:
 
 static qs_status extra_visit(const qs_op *op, const char *name)
 {
-    enum { STATE = 1, DY = 2, X = 3, DGRAD = 12, PULSES = 13 };
+    enum { STATE = 1, DY = 2, X = 3, DGRAD = 12, PULSES = 13, SAMPLE = 14 };
     qs_status status = QS_OK;
-    QS_TRY(check_fsm(op, name));
+    QS_TRY(check_fsm(op, name, SAMPLE));
     QS_TRY(check_float(op, name, 0, "base", -FINITE, FINITE));
     QS_TRY(check_float(op, name, 1, "amplitude", 0, FINITE));
     if (present(op, DY) != present(op, X) || present(op, DY) == present(op, DGRAD))
@@ -224,8 +258,9 @@ fail:
 
 static qs_status extra_rule(const qs_op *op, const char *name)
 {
+    enum { SAMPLE = 4 };
     qs_status status = QS_OK;
-    QS_TRY(check_fsm(op, name));
+    QS_TRY(check_fsm(op, name, SAMPLE));
     QS_TRY(check_int(op, name, 0, "fsm", 0, QS_FSM_C4));
 fail:
     return status;
@@ -305,7 +340,7 @@ static const op_rule rules[QS_OPS] = {
         OUT("logits", F32, 'M', 'V'), IN("targets", I32, '1', 'M'), OUT("partial", F32, '#', '1')},
         QS_FLAG_NO_GRAD, extra_factor},
     [QS_OP_SUM_SQUARES] = {{
-        OUT("out", F32, '1', '1'), IN("x", F32, 'M', 'N')}, QS_FLAG_ADD, NULL},
+        OUT("out", F32, '1', '1'), IN("x", F32, 'M', 'N'), MAYBE("row_scale", F16, '1', 'M')}, QS_FLAG_ADD, NULL},
     [QS_OP_CLIP_FACTOR] = {{
         OUT("out", F32, '1', '1'), IN("sum_squares", F32, '1', '1')}, 0, extra_clip},
     [QS_OP_ADAMW] = {{
@@ -314,7 +349,8 @@ static const op_rule rules[QS_OPS] = {
     [QS_OP_SCALES] = {{
         OUT("scale", F16, '1', 'N'), IN("master", F32, '1', 'N')}, 0, extra_factor},
     [QS_OP_BINARIZE] = {{
-        OUT("w", W1, 'N', 'K'), IN("latent", F32, 'N', 'K')}, 0, NULL},
+        OUT("w", W1, 'N', 'K'), IN("latent", F32, 'N', 'K'), OUT_MAYBE("counts", I32, '1', '4'),
+        OUT_MAYBE("sample", W1, 'S', 'K')}, 0, extra_binarize},
     [QS_OP_SCALE_GRAD] = {{
         OUT("dmaster", F32, '1', 'N'), IN("w", W1, 'N', 'K'), IN("dw", F32, 'N', 'K')}, 0, extra_factor},
     [QS_OP_FSM_THRESHOLD] = {{
@@ -325,7 +361,7 @@ static const op_rule rules[QS_OPS] = {
         MAYBE("x", F32, 'M', 'K'), IN("scale", F16, '1', 'N'), MAYBE("a", F32, '1', 'N'), MAYBE("b", F32, '1', 'K'),
         IN("theta", F32, '1', '1'), OUT("r_now", F32, '1', 'N'), OUT("c_now", F32, '1', 'K'),
         OUT("dmaster", F32, '1', 'N'), OUT("counts", I32, '1', '4'), MAYBE("dgrad", F32, 'N', 'K'),
-        OUT_MAYBE("pulses", T2, 'N', 'K')}, QS_FLAG_MEASURE, extra_visit},
+        OUT_MAYBE("pulses", T2, 'N', 'K'), OUT_MAYBE("sample", W1, 'S', 'K')}, QS_FLAG_MEASURE, extra_visit},
     [QS_OP_FSM_STATISTICS] = {{
         OUT("r", F32, '1', 'N'), OUT("c", F32, '1', 'K'), OUT("control", F32, '1', '4'), IN("r_now", F32, '1', 'N'),
         IN("c_now", F32, '1', 'K'), IN("counts", I32, '1', '4')}, QS_FLAG_FIRST, extra_statistics},
@@ -334,7 +370,10 @@ static const op_rule rules[QS_OPS] = {
         MAYBE("a", F32, '1', 'N'), MAYBE("b", F32, '1', 'K')}, 0, extra_quantile},
     [QS_OP_FSM_RULE] = {{
         OUT("w", W1, 'N', 'K'), OUT("state", LEVELS, 'N', 'K'), IN("pulses", T2, 'N', 'K'),
-        OUT("counts", I32, '1', '4')}, 0, extra_rule},
+        OUT("counts", I32, '1', '4'), OUT_MAYBE("sample", W1, 'S', 'K')}, 0, extra_rule},
+    [QS_OP_BOP] = {{
+        OUT("w", W1, 'N', 'K'), OUT("average", F32, 'N', 'K'), IN("dgrad", F32, 'N', 'K'), IN("scale", F16, '1', 'N'),
+        OUT_MAYBE("counts", I32, '1', '4'), OUT_MAYBE("sample", W1, 'S', 'K')}, 0, extra_bop},
 };
 
 static const char *const op_names[QS_OPS] = {

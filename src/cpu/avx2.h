@@ -28,6 +28,13 @@
 #define UNROLL8 _Pragma("GCC unroll 8")
 #endif
 
+/* All ones in lane i where bit i + shift of word is set. */
+AVX2_INLINE __m256 qsi_lanes_of(uint32_t word, int shift)
+{
+    const __m256i bit = _mm256_slli_epi32(_mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128), shift);
+    return _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int)word), bit), bit));
+}
+
 void qsi_avx2_w1(qsi_kernels *table);
 void qsi_avx2_dense(qsi_kernels *table);
 void qsi_avx2_vector(qsi_kernels *table);

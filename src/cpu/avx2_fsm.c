@@ -4,13 +4,6 @@
 
 #if QSI_HAVE_AVX2
 
-/* All ones in lane i where bit i + shift of word is set. */
-AVX2_INLINE __m256 lanes_of(uint32_t word, int shift)
-{
-    const __m256i bit = _mm256_slli_epi32(_mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128), shift);
-    return _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32((int)word), bit), bit));
-}
-
 AVX2 static void fsm_pulses(const float *G, int64_t k, float alpha, float threshold, const float *b, const uint32_t *w,
                             float row[16], float *col, float dot[16], uint32_t *up, uint32_t *down)
 {
@@ -25,7 +18,7 @@ AVX2 static void fsm_pulses(const float *G, int64_t k, float alpha, float thresh
             const __m256 raw = _mm256_loadu_ps(G + c), g = _mm256_mul_ps(qsi_set8(alpha), raw);
             rows[q % 2] = _mm256_fmadd_ps(g, g, rows[q % 2]);
             _mm256_storeu_ps(col + c, _mm256_fmadd_ps(g, g, _mm256_loadu_ps(col + c)));
-            dots[q % 2] = _mm256_add_ps(dots[q % 2], _mm256_xor_ps(raw, _mm256_andnot_ps(lanes_of(w[j], 8 * q), sign)));
+            dots[q % 2] = _mm256_add_ps(dots[q % 2], _mm256_xor_ps(raw, _mm256_andnot_ps(qsi_lanes_of(w[j], 8 * q), sign)));
             if (up == NULL)
                 continue;
             const __m256 t = _mm256_mul_ps(qsi_set8(threshold), _mm256_loadu_ps(b + c));

@@ -125,6 +125,24 @@ AVX2 static void binarize(uint32_t *w, const float *latent, int64_t k)
     }
 }
 
+AVX2 static void bop(uint32_t *w, float *average, const float *G, int64_t k, float divisor, float gamma, float tau)
+{
+    const __m256 sign = qsi_set8(-0.0f), some = _mm256_cmp_ps(qsi_set8(divisor), _mm256_setzero_ps(), _CMP_NEQ_UQ);
+    for (int64_t j = 0; j < k / 32; j++) {
+        uint32_t flips = 0;
+        for (int q = 0; q < 4; q++) {
+            const int64_t i = 32 * j + 8 * q;
+            const __m256 u = _mm256_and_ps(some, _mm256_div_ps(_mm256_loadu_ps(G + i), qsi_set8(divisor)));
+            __m256 a = _mm256_loadu_ps(average + i);
+            a = _mm256_fmadd_ps(qsi_set8(gamma), _mm256_sub_ps(u, a), a);
+            _mm256_storeu_ps(average + i, a);
+            const __m256 against = _mm256_xor_ps(a, _mm256_andnot_ps(qsi_lanes_of(w[j], 8 * q), sign));
+            flips |= (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(against, qsi_set8(tau), _CMP_GT_OQ)) << 8 * q;
+        }
+        w[j] ^= flips;
+    }
+}
+
 void qsi_avx2_vector(qsi_kernels *table)
 {
     table->rmsnorm = rmsnorm;
@@ -134,6 +152,7 @@ void qsi_avx2_vector(qsi_kernels *table)
     table->swiglu_grad = swiglu_grad;
     table->adamw = adamw;
     table->binarize = binarize;
+    table->bop = bop;
 }
 
 #else

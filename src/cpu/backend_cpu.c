@@ -45,6 +45,7 @@ static qsi_driver *const drivers[QS_OPS] = {
     [QS_OP_FSM_STATISTICS] = qsi_cpu_fsm_statistics,
     [QS_OP_FSM_QUANTILE] = qsi_cpu_fsm_quantile,
     [QS_OP_FSM_RULE] = qsi_cpu_fsm_rule,
+    [QS_OP_BOP] = qsi_cpu_bop,
 };
 
 /* ---- device ----------------------------------------------------------------------------------------------------- */

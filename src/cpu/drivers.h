@@ -56,7 +56,8 @@ qsi_driver qsi_cpu_rmsnorm, qsi_cpu_rmsnorm_grad, qsi_cpu_rope, qsi_cpu_swiglu, 
 qsi_driver qsi_cpu_chunk_sum, qsi_cpu_cross_entropy, qsi_cpu_sum_squares;                         /* op_sums.c */
 qsi_driver qsi_cpu_attention;                                                                     /* op_attention.c */
 qsi_driver qsi_cpu_attention_grad;                                                                /* op_attention_grad.c */
-qsi_driver qsi_cpu_clip_factor, qsi_cpu_adamw, qsi_cpu_scales, qsi_cpu_binarize, qsi_cpu_scale_grad;  /* op_optimizer.c */
+qsi_driver qsi_cpu_clip_factor, qsi_cpu_adamw, qsi_cpu_scales, qsi_cpu_scale_grad;                /* op_optimizer.c */
+qsi_driver qsi_cpu_binarize, qsi_cpu_bop;                                                         /* op_signs.c */
 qsi_driver qsi_cpu_fsm_visit, qsi_cpu_fsm_rule;                                                   /* op_fsm.c */
 qsi_driver qsi_cpu_fsm_threshold, qsi_cpu_fsm_statistics, qsi_cpu_fsm_quantile;                   /* op_control.c */
 

@@ -4,11 +4,11 @@
  * own cache when they are measured, thresholded and fed to the rule. What continues from tile to tile are the 16 stripes
  * of r and dmaster per row; what leaves a task besides results are the column sums of its row blocks, [blocks, K], whose
  * chunk tree is the column statistic. Nothing else grows with the matrix. */
-#include "cpu/drivers.h"
 #include "cpu/fold.h"
+#include "cpu/sample.h"
 #include "qsbits/random.h"
 
-enum { W, STATE, DY, X, SCALE, A, B, THETA, R_NOW, C_NOW, DMASTER, COUNTS, DGRAD, PULSES };   /* views of FSM_VISIT */
+enum { W, STATE, DY, X, SCALE, A, B, THETA, R_NOW, C_NOW, DMASTER, COUNTS, DGRAD, PULSES, SAMPLE };   /* views of FSM_VISIT */
 enum { ROWS = QSI_GRAD_ROWS, COLS = QSI_GRAD_COLS, WORDS = COLS / 32, BITS_PER_DRAW = 16 };
 
 /* What both ops need to apply a rule. */
@@ -20,7 +20,8 @@ typedef struct rule_job {
     uint64_t seed;
     uint32_t step, tensor;
     int64_t first_row;
-    int64_t *counts;       /* [tasks, 2]: pulses, flips */
+    qsi_sample sample;
+    qsi_moves *moves;      /* [tasks] */
     int64_t group;         /* rows per task */
 } rule_job;
 
@@ -39,26 +40,13 @@ typedef struct desk {
     uint16_t random[COLS];
 } desk;
 
-static rule_job rule_of(const qsi_run *run, int pulses, int64_t group)
+static rule_job rule_of(const qsi_run *run, int pulses, int sample, int64_t group)
 {
     const qs_op *op = run->op;
     return (rule_job){.run = run, .w = &run->v[0], .state = &run->v[1], .pulses = &run->v[pulses], .fsm = (qs_fsm)op->i[0],
                       .sticky = (int)op->i[1], .seed = (uint64_t)op->i[2], .step = (uint32_t)op->i[3],
-                      .tensor = (uint32_t)op->i[4], .first_row = op->i[5], .counts = qsi_shared(run), .group = group};
-}
-
-/* counts = {pulses, flips, 0, 0} over all tasks. */
-static void store_counts(const rule_job *job, int64_t tasks, const qsi_slot *out)
-{
-    int64_t pulses = 0, flips = 0;
-    for (int64_t t = 0; t < tasks; t++) {
-        pulses += job->counts[2 * t];
-        flips += job->counts[2 * t + 1];
-    }
-    int32_t *counts = qsi_row(out, 0);
-    counts[0] = (int32_t)qsi_min(pulses, INT32_MAX);
-    counts[1] = (int32_t)qsi_min(flips, INT32_MAX);
-    counts[2] = counts[3] = 0;
+                      .tensor = (uint32_t)op->i[4], .first_row = op->i[5], .moves = qsi_shared(run), .group = group,
+                      .sample = {&run->v[sample], op->i[5], op->i[6]}};
 }
 
 /* ---- pulses as bit planes and as T2 ----------------------------------------------------------------------------- */
@@ -106,8 +94,8 @@ static int64_t count_bits(const uint32_t *up, const uint32_t *down, int64_t n)
 
 /* ---- rules ------------------------------------------------------------------------------------------------------ */
 
-/* Columns k .. k + 32 n - 1 of a row; returns flips. */
-static int64_t apply_rule(const rule_job *job, int64_t row, int64_t k, int64_t n, const uint32_t *up, const uint32_t *down)
+/* The kernel of the machine on columns k .. k + 32 n - 1 of a row; returns flips. */
+static int64_t move_states(const rule_job *job, int64_t row, int64_t k, int64_t n, const uint32_t *up, const uint32_t *down)
 {
     const qsi_kernels *kernels = job->run->kernels;
     uint32_t draws[WORDS], *escape = NULL;
@@ -121,6 +109,26 @@ static int64_t apply_rule(const rule_job *job, int64_t row, int64_t k, int64_t n
     if (job->fsm == QS_FSM_T2)
         return kernels->fsm_t2(w, state + k / 16, 0, up, down, escape, n);
     return (job->fsm == QS_FSM_C2 ? kernels->fsm_c2 : kernels->fsm_c4)(w, state + k / 32, plane, up, down, escape, n);
+}
+
+/* The same, counted and, in a sampled row, recorded. */
+static void apply_rule(const rule_job *job, int64_t row, int64_t k, int64_t n, const uint32_t *up, const uint32_t *down,
+                       qsi_moves *moves)
+{
+    const uint32_t *w = (const uint32_t *)qsi_row(job->w, row) + k / 32;
+    uint32_t *record = qsi_sample_of(&job->sample, row), pulsed[WORDS], flipped[WORDS];
+    moves->pulses += count_bits(up, down, n);
+    if (!record) {
+        moves->flips += move_states(job, row, k, n, up, down);
+        return;
+    }
+    memcpy(flipped, w, (size_t)n * sizeof *w);
+    moves->flips += move_states(job, row, k, n, up, down);
+    for (int64_t j = 0; j < n; j++) {
+        flipped[j] ^= w[j];
+        pulsed[j] = up[j] | down[j];
+    }
+    qsi_sample_note(record + k / 32, qsi_ld(job->sample.record), pulsed, flipped, n);
 }
 
 /* 16 bits for each of 32 n weights: half-word i mod 8 of block i / 8 for weight i of a word. */
@@ -137,9 +145,44 @@ static void draw(const rule_job *job, int64_t row, int64_t k, int64_t n, uint16_
 
 /* ---- FSM_VISIT -------------------------------------------------------------------------------------------------- */
 
+/* What the c8 kernel is given for a piece of a row. */
+typedef struct c8_piece {
+    const float *G, *b;
+    float alpha, a, amplitude;
+    int64_t words;
+} c8_piece;
+
+static int64_t move_levels(const rule_job *job, const c8_piece *p, const desk *d, uint32_t *w, int8_t *state, int64_t *moved)
+{
+    return job->run->kernels->fsm_c8(w, state, p->G, p->alpha, p->a, p->b, p->amplitude, d->random, p->words, moved);
+}
+
+/* Columns k .. of a row of c8. Which weights step shows in a sampled row only, where the kernel steps once more, from the middle:
+ * there no step is lost to the ends of the range. */
+static void apply_c8(const rule_job *job, desk *d, int64_t row, int64_t k, const c8_piece *p, qsi_moves *moves)
+{
+    uint32_t *w = (uint32_t *)qsi_row(job->w, row) + k / 32, *record = qsi_sample_of(&job->sample, row);
+    int8_t *state = (int8_t *)qsi_row(job->state, row) + k, middle[COLS] = {0};
+    uint32_t pulsed[WORDS] = {0}, flipped[WORDS], signs[WORDS] = {0};
+    int64_t again = 0;
+    draw(job, row, k, p->words, d->random);
+    if (!record) {
+        moves->flips += move_levels(job, p, d, w, state, &moves->pulses);
+        return;
+    }
+    memcpy(flipped, w, (size_t)p->words * sizeof *w);
+    moves->flips += move_levels(job, p, d, w, state, &moves->pulses);
+    for (int64_t j = 0; j < p->words; j++)
+        flipped[j] ^= w[j];
+    (void)move_levels(job, p, d, signs, middle, &again);
+    for (int64_t c = 0; c < 32 * p->words; c++)
+        pulsed[c / 32] |= (uint32_t)(middle[c] != 0) << (c % 32);
+    qsi_sample_note(record + k / 32, qsi_ld(job->sample.record), pulsed, flipped, p->words);
+}
+
 /* Row `row` (number i of the task), columns k .. k+n-1 with unscaled sums G: statistics, then pulses, then the rule. */
 static void visit_row(const visit_job *job, desk *d, int64_t i, int64_t row, int64_t k, int64_t n, const float *G,
-                      int64_t counts[2])
+                      qsi_moves *moves)
 {
     const qsi_run *run = job->rule.run;
     const qsi_slot *v = run->v;
@@ -153,16 +196,13 @@ static void visit_row(const visit_job *job, desk *d, int64_t i, int64_t row, int
     if (job->measure)
         return;
     if (job->rule.fsm == QS_FSM_C8) {
-        draw(&job->rule, row, k, n / 32, d->random);
-        counts[1] += run->kernels->fsm_c8(w, (int8_t *)qsi_row(&v[STATE], row) + k, G, alpha, a, b, run->op->f[1], d->random,
-                                          n / 32, &counts[0]);
-        return;
-    }
-    counts[0] += count_bits(d->up, d->down, n / 32);
-    if (job->emit)
+        const c8_piece p = {G, b, alpha, a, run->op->f[1], n / 32};
+        apply_c8(&job->rule, d, row, k, &p, moves);
+    } else if (job->emit) {
+        moves->pulses += count_bits(d->up, d->down, n / 32);
         planes_to_t2((uint32_t *)qsi_row(&v[PULSES], row) + k / 16, d->up, d->down, n / 32);
-    else
-        counts[1] += apply_rule(&job->rule, row, k, n / 32, d->up, d->down);
+    } else
+        apply_rule(&job->rule, row, k, n / 32, d->up, d->down, moves);
 }
 
 static void visit_task(void *arg, int64_t task, int thread)
@@ -173,7 +213,7 @@ static void visit_task(void *arg, int64_t task, int thread)
     const int64_t first = task * job->rule.group, rows = qsi_min(job->rule.group, v[W].rows - first), cols = v[W].cols;
     char *scratch = qsi_own(run, thread);
     desk *d = qsi_carve(&scratch, (int64_t)sizeof *d);
-    int64_t counts[2] = {0, 0};
+    qsi_moves moves = {0, 0};
     memset(d->row, 0, sizeof d->row);
     memset(d->dot, 0, sizeof d->dot);
     for (int j = 0; j < COLS; j++)
@@ -186,13 +226,13 @@ static void visit_task(void *arg, int64_t task, int thread)
         if (!v[DGRAD].p)
             tile = qsi_grad_tile(run->kernels, &v[DY], &v[X], first, rows, k, n, scratch);
         for (int64_t i = 0; i < rows; i++)
-            visit_row(job, d, i, first + i, k, n, tile ? tile + i * n : qsi_f32(&v[DGRAD], first + i) + k, counts);
+            visit_row(job, d, i, first + i, k, n, tile ? tile + i * n : qsi_f32(&v[DGRAD], first + i) + k, &moves);
     }
     for (int64_t i = 0; i < rows; i++) {
         qsi_f32(&v[R_NOW], 0)[first + i] = qsi_fold16(d->row[i]) / (float)cols;
         qsi_f32(&v[DMASTER], 0)[first + i] = run->op->f[0] * qsi_fold16(d->dot[i]);
     }
-    memcpy(job->rule.counts + 2 * task, counts, sizeof counts);
+    job->rule.moves[task] = moves;
 }
 
 /* c_now of COLS columns: the chunk tree over row blocks, divided by the number of rows. */
@@ -215,18 +255,18 @@ qs_status qsi_cpu_fsm_visit(qsi_run *run)
     const int64_t rows = run->v[W].rows, cols = run->v[W].cols, blocks = qsi_ceil_div(rows, QS_ROW_BLOCK);
     qsi_weigh(run, rows * cols * (16 + run->v[DY].rows));
     const int64_t group = qsi_grad_group(rows, run->threads), tasks = qsi_ceil_div(rows, group);
-    const int64_t counts = qsi_round_up(2 * tasks * (int64_t)sizeof(int64_t), 64);
+    const int64_t moves = qsi_round_up(tasks * (int64_t)sizeof(qsi_moves), 64);
     const int64_t tile = (int64_t)sizeof(desk) + 64 + (run->v[DGRAD].p ? 0 : qsi_grad_scratch(run->v[DY].rows));
     const int64_t tree = qsi_floats(qsi_tree_slots(blocks) * COLS);
-    QS_TRY(qsi_scratch_need(run, counts + qsi_floats(blocks * cols), qsi_max(tile, tree)));
-    visit_job job = {.rule = rule_of(run, PULSES, group)};
+    QS_TRY(qsi_scratch_need(run, moves + qsi_floats(blocks * cols), qsi_max(tile, tree)));
+    visit_job job = {.rule = rule_of(run, PULSES, SAMPLE, group)};
     job.measure = (run->op->flags & QS_FLAG_MEASURE) != 0;
     job.emit = run->v[PULSES].p != NULL;
     job.theta = run->v[THETA].p ? *qsi_f32(&run->v[THETA], 0) : 0.0f;
-    job.columns = (float *)(void *)((char *)qsi_shared(run) + counts);
+    job.columns = (float *)(void *)((char *)qsi_shared(run) + moves);
     qsi_each(run, tasks, visit_task, &job);
     qsi_each(run, qsi_ceil_div(cols, COLS), column_task, &job);
-    store_counts(&job.rule, tasks, &run->v[COUNTS]);
+    qsi_store_moves(job.rule.moves, tasks, &run->v[COUNTS]);
 fail:
     return status;
 }
@@ -237,26 +277,25 @@ static void rule_task(void *arg, int64_t task, int thread)
 {
     (void)thread;
     const rule_job *job = arg;
-    int64_t *counts = job->counts + 2 * task;
-    counts[0] = counts[1] = 0;
+    qsi_moves moves = {0, 0};
     for (int64_t row = task * job->group; row < qsi_min(job->w->rows, (task + 1) * job->group); row++)
         for (int64_t k = 0; k < job->w->cols; k += COLS) {
             const int64_t n = qsi_min(COLS, job->w->cols - k) / 32;
             uint32_t up[WORDS], down[WORDS];
             t2_to_planes(up, down, (const uint32_t *)qsi_row(job->pulses, row) + k / 16, n);
-            counts[0] += count_bits(up, down, n);
-            counts[1] += apply_rule(job, row, k, n, up, down);
+            apply_rule(job, row, k, n, up, down, &moves);
         }
+    job->moves[task] = moves;
 }
 
 qs_status qsi_cpu_fsm_rule(qsi_run *run)
 {
     qs_status status = QS_OK;
     const int64_t tasks = qsi_ceil_div(run->v[0].rows, QS_ROW_BLOCK);
-    QS_TRY(qsi_scratch_need(run, 2 * tasks * (int64_t)sizeof(int64_t), 0));
-    rule_job job = rule_of(run, 2, QS_ROW_BLOCK);
+    QS_TRY(qsi_scratch_need(run, tasks * (int64_t)sizeof(qsi_moves), 0));
+    rule_job job = rule_of(run, 2, 4, QS_ROW_BLOCK);
     qsi_each(run, tasks, rule_task, &job);
-    store_counts(&job, tasks, &run->v[3]);
+    qsi_store_moves(job.moves, tasks, &run->v[3]);
 fail:
     return status;
 }

@@ -1,4 +1,4 @@
-/* op_optimizer.c - float parameters and scales: CLIP_FACTOR, ADAMW, SCALES, BINARIZE, SCALE_GRAD. */
+/* op_optimizer.c - float parameters and scales: CLIP_FACTOR, ADAMW, SCALES, SCALE_GRAD. */
 #include <math.h>
 #include "cpu/drivers.h"
 #include "cpu/fold.h"
@@ -60,23 +60,6 @@ qs_status qsi_cpu_scales(qsi_run *run)
     const float *master = qsi_f32(&run->v[1], 0);
     for (int64_t n = 0; n < run->v[0].cols; n++)
         scale[n] = qs_float_to_half(run->op->f[0] * master[n]);
-    return QS_OK;
-}
-
-/* ---- BINARIZE --------------------------------------------------------------------------------------------------- */
-
-static void binarize_task(void *arg, int64_t task, int thread)
-{
-    (void)thread;
-    const qsi_run *run = arg;
-    const int64_t rows = qsi_grain(run->v[0].cols);
-    for (int64_t n = task * rows; n < qsi_min(run->v[0].rows, (task + 1) * rows); n++)
-        run->kernels->binarize(qsi_row(&run->v[0], n), qsi_f32(&run->v[1], n), run->v[0].cols);
-}
-
-qs_status qsi_cpu_binarize(qsi_run *run)
-{
-    qsi_each(run, qsi_ceil_div(run->v[0].rows, qsi_grain(run->v[0].cols)), binarize_task, run);
     return QS_OK;
 }
 

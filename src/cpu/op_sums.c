@@ -118,9 +118,12 @@ static void sum_squares_task(void *arg, int64_t task, int thread)
     (void)thread;
     const qsi_run *run = arg;
     const qsi_slot *x = &run->v[1];
+    const uint16_t *row_scale = run->v[2].p ? qsi_row(&run->v[2], 0) : NULL;
     float *blocks = qsi_shared(run), sum = 0.0f;
-    for (int64_t row = task * QS_TOKEN_CHUNK; row < qsi_min(x->rows, (task + 1) * QS_TOKEN_CHUNK); row++)
-        sum = sum + run->kernels->f32_dot(qsi_f32(x, row), qsi_f32(x, row), x->cols);
+    for (int64_t row = task * QS_TOKEN_CHUNK; row < qsi_min(x->rows, (task + 1) * QS_TOKEN_CHUNK); row++) {
+        const float scale = row_scale ? qs_half_to_float(row_scale[row]) : 1.0f;
+        sum = sum + (scale * scale) * run->kernels->f32_dot(qsi_f32(x, row), qsi_f32(x, row), x->cols);
+    }
     blocks[task] = sum;
 }
 

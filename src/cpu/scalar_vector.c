@@ -1,4 +1,4 @@
-/* scalar_vector.c - reference of the kernels that run along one vector: norms, rope, SwiGLU, AdamW, binarize. */
+/* scalar_vector.c - reference of the kernels that run along one vector: norms, rope, SwiGLU, AdamW, binarize, bop. */
 #include <math.h>
 #include "cpu/expf.h"
 #include "cpu/fold.h"
@@ -82,6 +82,16 @@ static void binarize(uint32_t *w, const float *latent, int64_t k)
     }
 }
 
+static void bop(uint32_t *w, float *average, const float *G, int64_t k, float divisor, float gamma, float tau)
+{
+    for (int64_t i = 0; i < k; i++) {
+        const float u = divisor != 0.0f ? G[i] / divisor : 0.0f;
+        average[i] = fmaf(gamma, u - average[i], average[i]);
+        const float against = (w[i / 32] >> (i % 32) & 1) ? average[i] : -average[i];
+        w[i / 32] ^= (uint32_t)(against > tau) << (i % 32);
+    }
+}
+
 void qsi_scalar_vector(qsi_kernels *table)
 {
     table->rmsnorm = rmsnorm;
@@ -91,4 +101,5 @@ void qsi_scalar_vector(qsi_kernels *table)
     table->swiglu_grad = swiglu_grad;
     table->adamw = adamw;
     table->binarize = binarize;
+    table->bop = bop;
 }

@@ -181,12 +181,14 @@ fail:
     return status;
 }
 
-static bool folder_has(const char *folder, const char *name)
+static qs_status look_for(const char *folder, const char *name, bool *found)
 {
     char *path = qsi_path_join(folder, name);
-    bool found = path != NULL && qsi_path_exists(path);
+    if (path == NULL)
+        return QS_ERR_NOMEM;
+    *found = qsi_path_exists(path);
     qsi_free(path);
-    return found;
+    return QS_OK;
 }
 
 static void log_skipped(void *user, const char *path, const char *reason)
@@ -201,12 +203,17 @@ static qs_status resolve_path(qs_context *context, const char *path, char **out)
 {
     qs_status status = QS_OK;
     char latest[4096];
+    bool manifest = false, model = false, state = false;
     if (path == NULL || path[0] == '\0')
         QS_FAIL(QS_ERR_ARG, "no path given");
     if (!qsi_path_exists(path))
         QS_FAIL(QS_ERR_NOINPUT, "%s: no such file or folder", path);
-    if (qsi_is_directory(path) && !folder_has(path, QSI_MANIFEST_NAME)) {
-        if (folder_has(path, qsi_file_names[0]) || folder_has(path, qsi_file_names[1]))
+    if (qsi_is_directory(path))
+        QS_TRY(look_for(path, QSI_MANIFEST_NAME, &manifest));
+    if (qsi_is_directory(path) && !manifest) {
+        QS_TRY(look_for(path, qsi_file_names[QSI_MODEL_FILE], &model));
+        QS_TRY(look_for(path, qsi_file_names[QSI_STATE_FILE], &state));
+        if (model || state)
             QS_FAIL(QS_ERR_CORRUPT, "%s: " QSI_MANIFEST_NAME " is missing: no complete checkpoint", path);
         QS_TRY(qs_checkpoint_latest(context, path, latest, sizeof latest, log_skipped, context));
         path = latest;

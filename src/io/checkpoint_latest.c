@@ -47,7 +47,9 @@ static qs_status try_checkpoint(qs_context *context, const char *path)
         QS_FAIL(QS_ERR_FORMAT, "%s is no folder", path);
     /* an empty or foreign folder must not be searched as a run folder of its own */
     char *manifest = qsi_path_join(path, "manifest.json");
-    bool there = manifest != NULL && qsi_path_exists(manifest);
+    if (manifest == NULL)
+        QS_TRY(QS_ERR_NOMEM);
+    bool there = qsi_path_exists(manifest);
     qsi_free(manifest);
     if (!there)
         QS_FAIL(QS_ERR_CORRUPT, "%s: manifest.json is missing: no complete checkpoint", path);

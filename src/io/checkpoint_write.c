@@ -59,9 +59,11 @@ static qs_status manifest_begin(const json_t *fields, json_t **out)
         QS_FAIL(QS_ERR_ARG, "manifest kind must be \"full\"");
     if (json_object_get(fields, "files") != NULL || json_object_get(fields, QSI_SEAL) != NULL)
         QS_FAIL(QS_ERR_ARG, "manifest fields files and " QSI_SEAL " are added by the writer");
-    /* the shallow copy shares values, which stay as they are; jansson's copy takes a non-const object but only reads it */
-    root = json_copy((json_t *)(uintptr_t)fields);
-    if (root == NULL || json_object_set_new(root, "format_version", json_integer(QS_CHECKPOINT_VERSION)) != 0 ||
+    /* values are shared and stay as they are; jansson takes a non-const object but only reads it. json_copy would hide a
+     * member that found no memory. */
+    root = json_object();
+    if (json_object_update(root, (json_t *)(uintptr_t)fields) != 0 ||
+        json_object_set_new(root, "format_version", json_integer(QS_CHECKPOINT_VERSION)) != 0 ||
         json_object_set_new(root, "kind", json_string("full")) != 0 ||
         json_object_set_new(root, "files", json_object()) != 0 ||
         json_object_set_new(root, QSI_SEAL, json_string("00000000000000000000000000000000")) != 0)
@@ -152,21 +154,34 @@ fail:
     return status;
 }
 
+/* A rename whose sync failed has happened all the same and is taken back. */
+static qs_status move(const char *from, const char *to)
+{
+    const qs_status status = qsi_rename_durable(from, to);
+    if (status != QS_OK && !qsi_path_exists(from)) {
+        char reason[1024];
+        snprintf(reason, sizeof reason, "%s", qs_last_error());
+        (void)!qsi_rename_durable(to, from);
+        qsi_fail_text("%s", reason);
+    }
+    return status;
+}
+
 /* folder.tmp becomes folder; a failure puts the old one back. */
 static qs_status take_place(qs_context *context, const char *temporary, const char *folder, const char *old)
 {
     qs_status status = QS_OK;
-    bool aside = false;
-    if (qsi_path_exists(folder)) {
+    const bool replaces = qsi_path_exists(folder);
+    if (replaces) {
         QS_TRY(qsi_remove_tree(old));
-        QS_TRY(qsi_rename_durable(folder, old));
-        aside = true;
+        QS_TRY(move(folder, old));
     }
-    status = qsi_rename_durable(temporary, folder);
-    if (status != QS_OK && aside) {
+    status = move(temporary, folder);
+    if (status != QS_OK && replaces && !qsi_path_exists(folder)) {
         char reason[1024];
         snprintf(reason, sizeof reason, "%s", qs_last_error());
-        if (qsi_rename_durable(old, folder) != QS_OK)
+        (void)!qsi_rename_durable(old, folder);
+        if (!qsi_path_exists(folder))
             QS_FAIL(status, "%s; the checkpoint before it is now %s", reason, old);
         QS_FAIL(status, "%s", reason);
     }
@@ -236,6 +251,8 @@ qs_status qs_checkpoint_write(qs_context *context, const char *folder, const qs_
     if (manifest == NULL)
         QS_FAIL(QS_ERR_ARG, "a checkpoint needs a manifest");
     fields = json_loads(manifest, JSON_REJECT_DUPLICATES, &error);
+    if (fields == NULL && qsi_json_no_memory(&error))
+        QS_FAIL(QS_ERR_NOMEM, "no memory to read the manifest of %s", folder);
     if (fields == NULL)
         QS_FAIL(QS_ERR_ARG, "manifest, line %d, column %d: %s", error.line, error.column, error.text);
     QS_TRY(qsi_checkpoint_write(context, folder, tensors, count, fetch, user, fields));

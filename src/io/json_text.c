@@ -201,6 +201,20 @@ static void text_value(qsi_text *text, const json_t *value, int indent, int dept
     }
 }
 
+/* jansson 2.14 has no error for it. It says nothing at all, or finds fault with a string that it had no room for: with the
+ * whole of it, or with no text. A string that is really wrong has an error of its own. */
+bool qsi_json_no_memory(const json_error_t *error)
+{
+    static const char *const faults[] = {"", "string or '}' expected", "invalid token"};
+    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) {
+        const size_t n = strlen(faults[i]);
+        const char *rest = error->text + n;
+        if (strncmp(error->text, faults[i], n) == 0 && (*rest == '\0' || strncmp(rest, " near '\"", 8) == 0))
+            return true;
+    }
+    return false;
+}
+
 void qsi_text_json(qsi_text *text, const json_t *value, int indent)
 {
     text_value(text, value, indent, 0);

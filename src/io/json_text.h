@@ -30,4 +30,7 @@ void qsi_text_string(qsi_text *text, const char *utf8);
  * indent=2, or with separators=(",", ":"). No newline at the end. */
 void qsi_text_json(qsi_text *text, const json_t *value, int indent);
 
+/* Whether reading failed for want of memory: then the text may be whole and must not be called damaged. */
+bool qsi_json_no_memory(const json_error_t *error);
+
 #endif

@@ -4,29 +4,24 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include "json_text.h"
 
 const char *const qsi_file_names[QSI_FILES] = {"model.safetensors", "state.safetensors"};
 
-bool qsi_manifest_hash(const char *text, int64_t length, const char *seal, char hash[QSI_HEX], int64_t *at)
+bool qsi_manifest_hash(char *text, int64_t length, const char *seal, char hash[QSI_HEX], int64_t *at)
 {
-    static const char zeros[] = "00000000000000000000000000000000";
-    char pattern[80];
+    char pattern[80], digits[QSI_HEX - 1];
     int n = snprintf(pattern, sizeof pattern, "\"" QSI_SEAL "\": \"%s\"", seal);
-    const char *found = strstr(text, pattern);
+    char *found = strstr(text, pattern);
     if (n < 0 || n >= (int)sizeof pattern || found == NULL || strstr(found + 1, pattern) != NULL)
         return false;
-    int64_t digits = (found - text) + n - 1 - (int64_t)(sizeof zeros - 1);
-    XXH3_state_t *state = XXH3_createState();
-    if (state == NULL)
-        return false;
-    XXH3_128bits_reset(state);
-    XXH3_128bits_update(state, text, (size_t)digits);
-    XXH3_128bits_update(state, zeros, sizeof zeros - 1);
-    XXH3_128bits_update(state, text + digits + sizeof zeros - 1, (size_t)length - (size_t)digits - (sizeof zeros - 1));
-    qsi_hash_hex(XXH3_128bits_digest(state), hash);
-    XXH3_freeState(state);
+    found += n - 1 - (int)sizeof digits;
+    memcpy(digits, found, sizeof digits);
+    memset(found, '0', sizeof digits);
+    qsi_checksum(text, (uint64_t)length, hash);
+    memcpy(found, digits, sizeof digits);
     if (at != NULL)
-        *at = digits;
+        *at = found - text;
     return true;
 }
 
@@ -172,6 +167,8 @@ qs_status qsi_manifest_open(qs_context *context, const char *folder, qsi_manifes
         QS_FAIL(QS_ERR_CORRUPT, "%s is missing: no complete checkpoint", path);
     QS_TRY(load_text(context, path, &m.text, &length));
     m.root = json_loadb(m.text, (size_t)length, JSON_REJECT_DUPLICATES, &error);
+    if (m.root == NULL && qsi_json_no_memory(&error))
+        QS_FAIL(QS_ERR_NOMEM, "no memory to read %s", path);
     if (m.root == NULL)
         QS_FAIL(QS_ERR_CORRUPT, "%s: line %d, column %d: %s", path, error.line, error.column, qsi_show(error.text).text);
     QS_TRY(check_kind(path, m.root));

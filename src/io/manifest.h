@@ -32,7 +32,7 @@ qs_status qsi_manifest_open(qs_context *context, const char *folder, qsi_manifes
 void qsi_manifest_close(qsi_manifest *manifest);
 
 /* The checksum of a manifest text: XXH3-128 with the digits of the seal itself read as zeros. seal: the 32 digits that
- * the text must hold exactly once; false if it does not. at (may be NULL): where the digits start. */
-bool qsi_manifest_hash(const char *text, int64_t length, const char *seal, char hash[QSI_HEX], int64_t *at);
+ * the text must hold exactly once; false if it does not. at (may be NULL): where the digits start. The text is as before. */
+bool qsi_manifest_hash(char *text, int64_t length, const char *seal, char hash[QSI_HEX], int64_t *at);
 
 #endif

@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include "json_text.h"
 
 /* Element sizes in bits; small floats are packed. */
 static const struct { const char *name; int bits; } dtypes[] = {
@@ -59,6 +60,8 @@ static qs_status parse_json(qsi_safetensors *file, const char *path, json_t **ou
         QS_FAIL(QS_ERR_FORMAT, "%s: the header does not start with '{': no safetensors file", path);
     file->data_start = 8 + length;
     *out = json_loadb((const char *)data + 8, (size_t)length, JSON_REJECT_DUPLICATES, &error);
+    if (*out == NULL && qsi_json_no_memory(&error))
+        QS_FAIL(QS_ERR_NOMEM, "no memory to read the header of %s", path);
     if (*out == NULL)
         QS_FAIL(QS_ERR_FORMAT, "%s: header, byte %d: %s", path, 8 + error.position, qsi_show(error.text).text);
 fail:

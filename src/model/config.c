@@ -145,13 +145,17 @@ fail:
 
 json_t *qsi_model_config_to_json(const qs_model_config *config)
 {
+    int missing = 0;   /* a member without memory */
     json_t *object = json_object();
-#define PUT_INTEGER(field, low, high) json_object_set_new(object, #field, json_integer((json_int_t)config->field));
+#define PUT_INTEGER(field, low, high) missing |= json_object_set_new(object, #field, json_integer((json_int_t)config->field));
     CONFIG_INTEGERS(PUT_INTEGER)
 #undef PUT_INTEGER
-    json_object_set_new(object, "rope_theta", json_real(config->rope_theta));
-    json_object_set_new(object, "norm_eps", json_real(config->norm_eps));
-    return object;
+    missing |= json_object_set_new(object, "rope_theta", json_real(config->rope_theta));
+    missing |= json_object_set_new(object, "norm_eps", json_real(config->norm_eps));
+    if (!missing)
+        return object;
+    json_decref(object);
+    return NULL;
 }
 
 static qs_status get_number(const json_t *object, const char *name, bool integer, const json_t **out)

@@ -9,6 +9,7 @@ typedef struct evaluation {
     qsi_tape tape;
     qs_view h[2], normed, logits, partial, tokens, targets;
     int32_t *host_tokens, *host_targets;
+    uint8_t *host_bytes;       /* [rows + 1] */
     float *host_partial;
 } evaluation;
 
@@ -17,9 +18,11 @@ static void evaluation_free(evaluation *e)
     qsi_arena_free(&e->arena);
     qsi_free(e->host_tokens);
     qsi_free(e->host_targets);
+    qsi_free(e->host_bytes);
     qsi_free(e->host_partial);
 }
 
+/* The caller frees it, also after a failure. */
 static qs_status evaluation_create(qs_model *m, int64_t rows, evaluation *e)
 {
     qs_status status = QS_OK;
@@ -38,12 +41,11 @@ static qs_status evaluation_create(qs_model *m, int64_t rows, evaluation *e)
     qsi_tape_alias(c, &e->tape);
     e->host_tokens = qsi_alloc_array(m->context, QS_MEMORY_DATA, rows, sizeof *e->host_tokens);
     e->host_targets = qsi_alloc_array(m->context, QS_MEMORY_DATA, rows, sizeof *e->host_targets);
+    e->host_bytes = qsi_alloc(m->context, QS_MEMORY_DATA, rows + 1);
     e->host_partial = qsi_alloc_array(m->context, QS_MEMORY_DATA, e->partial.rows, sizeof *e->host_partial);
-    if (!e->host_tokens || !e->host_targets || !e->host_partial)
+    if (!e->host_tokens || !e->host_targets || !e->host_bytes || !e->host_partial)
         status = QS_ERR_NOMEM;
 fail:
-    if (status != QS_OK)
-        evaluation_free(e);
     return status;
 }
 
@@ -65,7 +67,8 @@ fail:
     return status;
 }
 
-static qs_status batch_loss(qs_model *m, evaluation *e, const uint8_t *bytes, int64_t sequences, double *sum)
+/* The `sequences` windows from token `first` of the text on. */
+static qs_status batch_loss(qs_model *m, evaluation *e, qs_text *text, int64_t first, int64_t sequences, double *sum)
 {
     qs_status status = QS_OK;
     const int64_t ctx = m->config.ctx, rows = sequences * ctx;
@@ -73,9 +76,10 @@ static qs_status batch_loss(qs_model *m, evaluation *e, const uint8_t *bytes, in
     const qsi_place place = {.seq = ctx, .first = 0, .tkv = ctx, .keys = tape.k, .values = tape.v};
     qs_view tokens = e->tokens, targets = e->targets;
     tokens.cols = targets.cols = rows;
+    QS_TRY(qs_text_read(text, first, rows + 1, e->host_bytes));
     for (int64_t i = 0; i < rows; i++) {
-        e->host_tokens[i] = bytes[i];
-        e->host_targets[i] = bytes[i + 1];
+        e->host_tokens[i] = e->host_bytes[i];
+        e->host_targets[i] = e->host_bytes[i + 1];
     }
     QS_TRY(qs_write(m->queue, tokens, e->host_tokens));
     QS_TRY(qs_write(m->queue, targets, e->host_targets));
@@ -90,7 +94,7 @@ fail:
     return status;
 }
 
-qs_status qs_model_evaluate(qs_model *m, const qs_text *text, int64_t windows, int64_t batch, double *nats, int64_t *tokens)
+qs_status qs_model_evaluate(qs_model *m, qs_text *text, int64_t windows, int64_t batch, double *nats, int64_t *tokens)
 {
     qs_status status = QS_OK;
     evaluation e = {.host_tokens = NULL};
@@ -106,10 +110,9 @@ qs_status qs_model_evaluate(qs_model *m, const qs_text *text, int64_t windows, i
                 "validation share or a smaller ctx", (long long)info.val_tokens, (long long)ctx, (long long)(ctx + 1));
     const int64_t n = windows > 0 ? qsi_min(windows, all) : all;
     const int64_t per_pass = qsi_max(1, qsi_min(batch > 0 ? batch : 1, n));
-    const uint8_t *bytes = qs_text_bytes(text) + info.train_tokens;
     QS_TRY(evaluation_create(m, per_pass * ctx, &e));
     for (int64_t w = 0; w < n; w += per_pass)
-        QS_TRY(batch_loss(m, &e, bytes + w * ctx, qsi_min(per_pass, n - w), &sum));
+        QS_TRY(batch_loss(m, &e, text, info.train_tokens + w * ctx, qsi_min(per_pass, n - w), &sum));
     *nats = sum / (double)(n * ctx);
     if (tokens)
         *tokens = n * ctx;

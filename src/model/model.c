@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 #include "core/detmath.h"
+#include "io/json_text.h"
 #include "qsbits/random.h"
 
 enum { FLOAT_ID = 1 << 16, CHUNK = 1 << 16 };
@@ -28,7 +29,7 @@ static void describe_matrices(qs_model *m)
                                              {c->ffn, c->dim},    {c->ffn, c->dim}, {c->dim, c->ffn}};
     for (int64_t l = 0; l < c->layers; l++) {
         for (int i = 0; i < QSI_MATRICES; i++) {
-            qsi_matrix *x = qsi_matrix_of(m, l, i);
+            qsi_matrix *x = qsi_matrix_of(m, qsi_listed_block(m, l), i);
             snprintf(x->name, sizeof x->name, "model.layers.%lld.%s", (long long)l, matrix_names[i]);
             x->rows = shapes[i][0];
             x->cols = shapes[i][1];
@@ -64,11 +65,39 @@ static void describe_floats(qs_model *m)
     for (int64_t l = 0; l < c->layers; l++) {
         for (int i = 0; i < QSI_BLOCK_FLOATS; i++) {
             snprintf(name, sizeof name, "model.layers.%lld.%s", (long long)l, norm_names[i]);
-            describe_float(m, qsi_float_of(m, l, i), name, 1 + l, 1, widths[i], 0.0);
+            describe_float(m, qsi_float_of(m, qsi_listed_block(m, l), i), name, 1 + l, 1, widths[i], 0.0);
         }
     }
     describe_float(m, qsi_final_norm(m), "model.norm.weight", 1 + c->layers, 1, c->dim, 0.0);
     describe_float(m, qsi_own_head(m), "lm_head.weight", 1 + c->layers, c->vocab, c->tied ? 0 : c->dim, head);
+}
+
+qs_status qs_model_tensor_id(const char *name, uint32_t *id)
+{
+    qs_status status = QS_OK;
+    char expected[128];
+    long long block = -1;
+    if (sscanf(name, "model.layers.%4lld.", &block) != 1 || block < 0)
+        QS_FAIL(QS_ERR_ARG, "%.96s is no matrix of a block", name);
+    for (int i = 0; i < QSI_MATRICES; i++) {
+        snprintf(expected, sizeof expected, "model.layers.%lld.%s.weight", block, matrix_names[i]);
+        if (strcmp(name, expected) == 0) {
+            *id = (uint32_t)(block * QSI_MATRICES + i);
+            return QS_OK;
+        }
+    }
+    QS_FAIL(QS_ERR_ARG, "%.96s is no matrix of a block", name);
+fail:
+    return status;
+}
+
+/* Names, shapes and place of every parameter. */
+static void describe(qs_model *m)
+{
+    qsi_arena_init(&m->weights, m->context, QS_MEMORY_WEIGHTS);
+    qsi_arena_init(&m->floats_arena, m->context, QS_MEMORY_FLOATS);
+    describe_matrices(m);
+    describe_floats(m);
 }
 
 /* A model with memory and names but zero values. */
@@ -80,8 +109,6 @@ static qs_status allocate(qs_context *context, const qs_model_config *config, qs
         return QS_ERR_NOMEM;
     m->context = context;
     m->config = *config;
-    qsi_arena_init(&m->weights, context, QS_MEMORY_WEIGHTS);
-    qsi_arena_init(&m->floats_arena, context, QS_MEMORY_FLOATS);
     QS_TRY(qs_model_config_resolve(&m->config));
     QS_TRY(qs_queue_create(context, &m->queue));
     m->n_floats = 3 + m->config.layers * QSI_BLOCK_FLOATS;
@@ -91,8 +118,7 @@ static qs_status allocate(qs_context *context, const qs_model_config *config, qs
         status = QS_ERR_NOMEM;
         goto fail;
     }
-    describe_matrices(m);
-    describe_floats(m);
+    describe(m);
     QS_TRY(qsi_arena_create(&m->weights));
     QS_TRY(qsi_arena_create(&m->floats_arena));
     QS_TRY(qsi_model_positions(m, m->config.ctx));
@@ -135,6 +161,12 @@ static void fill_rope(const qs_model *m, int64_t positions, float *cosine, float
     }
 }
 
+/* Bytes of one of the two tables. */
+static int64_t rope_bytes(const qs_model_config *c, int64_t positions)
+{
+    return qsi_round_up(positions * (c->head_dim / 2) * (int64_t)sizeof(float), 64);
+}
+
 qs_status qsi_model_positions(qs_model *m, int64_t positions)
 {
     qs_status status = QS_OK;
@@ -149,7 +181,7 @@ qs_status qsi_model_positions(qs_model *m, int64_t positions)
         goto fail;
     }
     fill_rope(m, positions, host, host + positions * half);
-    const int64_t table = qsi_round_up(positions * half * (int64_t)sizeof *host, 64);
+    const int64_t table = rope_bytes(&m->config, positions);
     QS_TRY(qs_buffer_create(m->context, QS_MEMORY_FLOATS, (uint64_t)(2 * table), &buffer));
     const qs_view cosine = qs_view_at(buffer, 0, QS_F32, positions, half);
     const qs_view sine = qs_view_at(buffer, (uint64_t)table, QS_F32, positions, half);
@@ -164,6 +196,44 @@ qs_status qsi_model_positions(qs_model *m, int64_t positions)
 fail:
     qs_buffer_free(&buffer);
     qsi_free(host);
+    return status;
+}
+
+/* ---- planning -------------------------------------------------------------------------------------------------- */
+
+qs_status qsi_plan_list(int64_t *bytes, qs_memory_tag tag, int64_t count, int64_t size)
+{
+    qs_status status = QS_OK;
+    int64_t more = 0;
+    if (!qsi_mul(count, size, &more) || !qsi_add(bytes[tag], more, &bytes[tag]))
+        QS_FAIL(QS_ERR_SHAPE, "the memory for %s is too large to be counted", qs_memory_tag_name(tag));
+fail:
+    return status;
+}
+
+qs_status qsi_plan_arena(int64_t *bytes, const qsi_arena *arena)
+{
+    qs_status status = QS_OK;
+    int64_t more = 0;
+    QS_TRY(qsi_arena_bytes(arena, &more));
+    QS_TRY(qsi_plan_list(bytes, arena->tag, more, 1));
+fail:
+    return status;
+}
+
+qs_status qsi_model_plan(qs_model *m, int64_t *bytes)
+{
+    qs_status status = QS_OK;
+    const int64_t floats = 3 + m->config.layers * QSI_BLOCK_FLOATS;
+    m->n_floats = 3 + QSI_BLOCK_FLOATS;
+    describe(m);
+    QS_TRY(qsi_plan_arena(bytes, &m->weights));
+    QS_TRY(qsi_plan_arena(bytes, &m->floats_arena));
+    QS_TRY(qsi_plan_list(bytes, QS_MEMORY_FLOATS, 2, rope_bytes(&m->config, m->config.ctx)));
+    QS_TRY(qsi_plan_list(bytes, QS_MEMORY_OTHER, qsi_matrix_count(m), sizeof *m->matrices));
+    QS_TRY(qsi_plan_list(bytes, QS_MEMORY_OTHER, floats, sizeof *m->floats));
+    QS_TRY(qsi_plan_list(bytes, QS_MEMORY_OTHER, 1, sizeof *m));
+fail:
     return status;
 }
 
@@ -206,20 +276,17 @@ fail:
     return status;
 }
 
-/* Word j of row n: word j mod 4 of Philox block j div 4 of (WEIGHTS|id, n). */
 static qs_status init_signs(qs_model *m, const qsi_matrix *x, uint64_t seed)
 {
     qs_status status = QS_OK;
-    const int64_t words = x->cols / 32, padded = qsi_round_up(words, 4), rows = piece_rows(x->cols);
-    uint32_t *host = qsi_alloc_array(m->context, QS_MEMORY_OTHER, rows * words + padded, sizeof *host);
+    const int64_t words = x->cols / 32, rows = piece_rows(x->cols);
+    uint32_t *host = qsi_alloc_array(m->context, QS_MEMORY_OTHER, rows * words, sizeof *host);
     if (!host)
         return QS_ERR_NOMEM;
     for (int64_t r = 0; r < x->rows; r += rows) {
         const int64_t n = qsi_min(rows, x->rows - r);
-        for (int64_t i = 0; i < n; i++) {
-            for (int64_t j = 0; j < padded; j += 4)
-                qs_philox(seed, 0, QS_RANDOM_WEIGHTS, x->id, (uint32_t)(r + i), (uint32_t)(j / 4), host + i * words + j);
-        }
+        for (int64_t i = 0; i < n; i++)
+            QS_TRY(qs_random_signs(seed, x->id, r + i, x->cols, host + i * words));
         QS_TRY(qs_write(m->queue, qs_view_rows(x->weight, r, n), host));
     }
 fail:
@@ -322,11 +389,14 @@ qs_status qs_model_open(qs_context *context, const char *path, qs_model **out)
     qs_checkpoint *checkpoint = NULL;
     qs_model *m = NULL;
     json_t *config_json = NULL;
+    json_error_t error;
     qs_model_config config;
     QS_TRY(qs_checkpoint_open(context, path, &checkpoint));
     QS_TRY(qs_checkpoint_check_model(checkpoint));
     const char *text = qs_checkpoint_config(checkpoint);
-    config_json = text ? json_loads(text, JSON_REJECT_DUPLICATES, NULL) : NULL;
+    config_json = text ? json_loads(text, JSON_REJECT_DUPLICATES, &error) : NULL;
+    if (text && !config_json && qsi_json_no_memory(&error))
+        QS_FAIL(QS_ERR_NOMEM, "no memory to read the config of %s", path);
     if (!config_json)
         QS_FAIL(QS_ERR_FORMAT, "%s holds no model config", path);
     QS_TRY(qsi_model_config_from_json(json_object_get(config_json, "model"), &config));

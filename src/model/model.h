@@ -31,7 +31,7 @@ typedef struct qsi_float {
 enum { QSI_INPUT_NORM, QSI_Q_NORM, QSI_K_NORM, QSI_ATTN_SUB_NORM, QSI_POST_NORM, QSI_FFN_SUB_NORM, QSI_BLOCK_FLOATS };
 
 struct qs_model {
-    qs_context *context;
+    qs_context *context;       /* NULL: a plan, which only counts bytes; its lists hold one block, which stands for all */
     qs_queue *queue;
     qs_model_config config;    /* resolved */
     qsi_arena weights, floats_arena;
@@ -56,6 +56,7 @@ static inline qsi_float *qsi_final_norm(const qs_model *m) { return &m->floats[m
 /* The entry of a head of its own; its view is absent when the embedding is the head. */
 static inline qsi_float *qsi_own_head(const qs_model *m) { return &m->floats[m->n_floats - 1]; }
 static inline qsi_float *qsi_head(const qs_model *m) { return m->config.tied ? &m->floats[0] : qsi_own_head(m); }
+static inline int64_t qsi_listed_block(const qs_model *m, int64_t block) { return m->context ? block : 0; }
 static inline int64_t qsi_matrix_count(const qs_model *m) { return m->config.layers * QSI_MATRICES; }
 
 /* ---- config.c -------------------------------------------------------------------------------------------------- */
@@ -65,6 +66,16 @@ json_t *qsi_model_config_to_json(const qs_model_config *config);
 qs_status qsi_model_config_from_json(const json_t *object, qs_model_config *config);
 
 /* ---- model.c --------------------------------------------------------------------------------------------------- */
+
+/* Adds what a model books under every tag when it is created to bytes [QS_MEMORY_TAGS]. The model is zero but for its
+ * resolved config and lists for one block. SHAPE when a size overflows. */
+qs_status qsi_model_plan(qs_model *plan, int64_t *bytes);
+
+/* bytes[tag] += count * size. SHAPE when that overflows. */
+qs_status qsi_plan_list(int64_t *bytes, qs_memory_tag tag, int64_t count, int64_t size);
+
+/* bytes[tag of the arena] += its bytes. SHAPE. */
+qs_status qsi_plan_arena(int64_t *bytes, const qsi_arena *arena);
 
 /* RoPE tables for at least `positions` positions. */
 qs_status qsi_model_positions(qs_model *model, int64_t positions);

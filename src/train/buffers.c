@@ -10,10 +10,18 @@ static bool needs_dense_gradient(const qs_trainer *t)
 {
     switch (t->options.optimizer) {
     case QS_OPTIMIZER_STE:
+    case QS_OPTIMIZER_BOP:
     case QS_OPTIMIZER_ADAMW: return true;
     case QS_OPTIMIZER_FSM: return t->options.recipe != QS_RECIPE_DEFAULT;
     default: return false;
     }
+}
+
+/* Whether what happens to sampled rows is recorded. */
+static bool has_record(const qs_trainer *t)
+{
+    const qs_optimizer o = t->options.optimizer;
+    return t->options.health_window > 0 && (o == QS_OPTIMIZER_FSM || o == QS_OPTIMIZER_STE || o == QS_OPTIMIZER_BOP);
 }
 
 static void add_adam(qsi_arena *arena, qsi_adam *a, int64_t rows, int64_t cols)
@@ -37,6 +45,10 @@ static void add_matrix_state(qs_trainer *t, int64_t index)
     }
     if (t->options.optimizer == QS_OPTIMIZER_STE)
         qsi_arena_add(arena, &s->latent, QS_F32, x->rows, x->cols);
+    if (t->options.optimizer == QS_OPTIMIZER_BOP)
+        qsi_arena_add(arena, &s->average, QS_F32, x->rows, x->cols);
+    if (has_record(t))
+        qsi_arena_add(arena, &s->record, QS_W1, QS_SAMPLE_PLANES * qs_sample_rows(x->rows), x->cols);
     if (t->options.optimizer == QS_OPTIMIZER_STE || t->options.optimizer == QS_OPTIMIZER_ADAMW) {
         qsi_arena_add(arena, &s->m, QS_F32, x->rows, x->cols);
         qsi_arena_add(arena, &s->v, QS_F32, x->rows, x->cols);
@@ -48,23 +60,37 @@ static void add_matrix_state(qs_trainer *t, int64_t index)
     }
 }
 
-static void add_floats(qs_trainer *t)
+static void add_float(qs_trainer *t, int64_t index)
 {
-    for (int64_t i = 0; i < t->model->n_floats; i++) {
-        const qs_view value = t->model->floats[i].view;
-        if (!value.buffer)
-            continue;
-        t->floats[i].value = value;
-        add_adam(&t->float_arena, &t->floats[i], value.rows, value.cols);
-        qsi_arena_add(&t->gradient_arena, &t->floats[i].grad, QS_F32, value.rows, value.cols);
-    }
+    const qs_view value = t->model->floats[index].view;
+    qsi_adam *a = &t->floats[index];
+    if (value.rows == 0)
+        return;
+    a->value = value;
+    add_adam(&t->float_arena, a, value.rows, value.cols);
+    qsi_arena_add(&t->gradient_arena, &a->grad, QS_F32, value.rows, value.cols);
 }
 
-/* Scratch of the visits, as large as the largest matrix needs. */
+/* State of all parameters, in the order of the model's lists. */
+static void add_parameters(qs_trainer *t)
+{
+    add_float(t, 0);
+    for (int64_t l = 0; l < t->model->config.layers; l++) {
+        const int64_t block = qsi_listed_block(t->model, l);
+        for (int i = 0; i < QSI_MATRICES; i++)
+            add_matrix_state(t, block * QSI_MATRICES + i);
+        for (int i = 0; i < QSI_BLOCK_FLOATS; i++)
+            add_float(t, 1 + block * QSI_BLOCK_FLOATS + i);
+    }
+    add_float(t, t->model->n_floats - 2);
+    add_float(t, t->model->n_floats - 1);
+}
+
+/* Scratch of the visits, as large as the largest matrix needs; blocks are alike. */
 static void add_visit_scratch(qs_trainer *t)
 {
     int64_t rows = 0, cols = 0, weights = 0;
-    for (int64_t i = 0; i < qsi_matrix_count(t->model); i++) {
+    for (int i = 0; i < QSI_MATRICES; i++) {
         rows = qsi_max(rows, t->model->matrices[i].rows);
         cols = qsi_max(cols, t->model->matrices[i].cols);
         weights = qsi_max(weights, t->model->matrices[i].rows * t->model->matrices[i].cols);
@@ -76,6 +102,8 @@ static void add_visit_scratch(qs_trainer *t)
     qsi_arena_add(&t->scratch_arena, &s->r_now, QS_F32, 1, rows);
     qsi_arena_add(&t->scratch_arena, &s->c_now, QS_F32, 1, cols);
     qsi_arena_add(&t->scratch_arena, &s->counts, QS_I32, qsi_matrix_count(t->model), 4);
+    if (t->options.health_window > 0)
+        qsi_arena_add(&t->scratch_arena, &t->health.squares, QS_F32, qsi_matrix_count(t->model), 1);
     qsi_arena_add(&t->scratch_arena, &t->clip_sum, QS_F32, 1, 1);
     qsi_arena_add(&t->scratch_arena, &t->clip_factor, QS_F32, 1, 1);
     if (needs_dense_gradient(t))
@@ -103,7 +131,7 @@ static void add_block_grads(qs_trainer *t)
     qsi_arena_add(arena, &g->dact, QS_F32, t->micro_rows, c->ffn);
     for (int i = 0; i < QSI_BLOCK_FLOATS; i++) {
         const qs_view norm = qsi_float_of(t->model, 0, i)->view;
-        if (norm.buffer)
+        if (norm.rows)
             qsi_arena_add(arena, &g->gains[i], QS_F32, chunks, norm.cols);
     }
 }
@@ -114,9 +142,10 @@ static void add_activations(qs_trainer *t)
     const int64_t chunks = qsi_ceil_div(t->rows, QS_TOKEN_CHUNK);
     qsi_arena *arena = &t->activation_arena;
     for (int64_t l = 0; l <= c->layers; l++)
-        qsi_arena_add(arena, &t->h[l], QS_F32, t->rows, c->dim);
+        qsi_arena_add(arena, &t->h[qsi_listed_block(t->model, l)], QS_F32, t->rows, c->dim);
     for (int64_t l = 0; l < (t->options.recompute ? 1 : c->layers); l++)
-        qsi_tape_add(arena, c, &t->tapes[l], t->rows, t->options.recompute ? t->micro_rows : t->rows);
+        qsi_tape_add(arena, c, &t->tapes[qsi_listed_block(t->model, l)], t->rows,
+                     t->options.recompute ? t->micro_rows : t->rows);
     add_block_grads(t);
     qsi_arena_add(arena, &t->normed, QS_F32, t->rows, c->dim);
     qsi_arena_add(arena, &t->logits, QS_F32, t->rows, c->vocab);
@@ -127,34 +156,87 @@ static void add_activations(qs_trainer *t)
     qsi_arena_add(arena, &t->targets, QS_I32, 1, t->rows);
 }
 
-static qs_status allocate_lists(qs_trainer *t)
+/* The most rows and columns a matrix has. */
+static int64_t most_wide(const qs_model_config *c)
 {
-    qs_context *context = t->context;
-    const int64_t layers = t->model->config.layers, matrices = qsi_matrix_count(t->model);
-    t->matrices = qsi_alloc_array(context, QS_MEMORY_OTHER, matrices, sizeof *t->matrices);
-    t->floats = qsi_alloc_array(context, QS_MEMORY_OTHER, t->model->n_floats, sizeof *t->floats);
-    t->h = qsi_alloc_array(context, QS_MEMORY_OTHER, layers + 1, sizeof *t->h);
-    t->tapes = qsi_alloc_array(context, QS_MEMORY_OTHER, layers, sizeof *t->tapes);
-    t->host_tokens = qsi_alloc_array(context, QS_MEMORY_DATA, 2 * t->rows, sizeof *t->host_tokens);
-    t->host_counts = qsi_alloc_array(context, QS_MEMORY_OTHER, 4 * matrices, sizeof *t->host_counts);
-    const bool all = t->matrices && t->floats && t->h && t->tapes && t->host_tokens && t->host_counts;
-    return all ? QS_OK : QS_ERR_NOMEM;
+    return qsi_max(qsi_max(c->dim, c->ffn), c->heads * c->head_dim);
 }
 
-qs_status qsi_trainer_buffers(qs_trainer *t)
+/* Lists in host memory: name, tag, entries; c is the config. Those of health are empty without a window. */
+#define MEASURED(entries) (t->options.health_window > 0 ? (entries) : 0)
+#define LISTS(X) \
+    X(matrices, OTHER, c->layers * QSI_MATRICES) \
+    X(floats, OTHER, 3 + c->layers * QSI_BLOCK_FLOATS) \
+    X(h, OTHER, c->layers + 1) \
+    X(tapes, OTHER, c->layers) \
+    X(host_tokens, DATA, 2 * t->rows) \
+    X(host_window, DATA, c->ctx + 1) \
+    X(host_counts, OTHER, 4 * c->layers * QSI_MATRICES) \
+    X(health.pulses, OTHER, MEASURED(c->layers)) \
+    X(health.flips, OTHER, MEASURED(c->layers)) \
+    X(health.host_floats, OTHER, MEASURED(most_wide(c))) \
+    X(health.host_words, OTHER, MEASURED(most_wide(c) / 4)) \
+    X(health.host_signs, OTHER, MEASURED(most_wide(c))) \
+    X(health.host_states, OTHER, MEASURED(most_wide(c))) \
+    X(health.results, OTHER, MEASURED(c->layers + 1))
+
+static qs_status allocate_lists(qs_trainer *t)
 {
-    qs_status status = QS_OK;
+    const qs_model_config *c = &t->model->config;
+#define ALLOCATE(list, tag, entries) \
+    if (!(t->list = qsi_alloc_array(t->context, QS_MEMORY_##tag, entries, sizeof *t->list))) \
+        return QS_ERR_NOMEM;
+    LISTS(ALLOCATE)
+#undef ALLOCATE
+    return QS_OK;
+}
+
+static void announce(qs_trainer *t)
+{
     qsi_arena_init(&t->state_arena, t->context, QS_MEMORY_STATE);
     qsi_arena_init(&t->float_arena, t->context, QS_MEMORY_OPTIMIZER);
     qsi_arena_init(&t->gradient_arena, t->context, QS_MEMORY_GRADIENTS);
     qsi_arena_init(&t->activation_arena, t->context, QS_MEMORY_ACTIVATIONS);
     qsi_arena_init(&t->scratch_arena, t->context, QS_MEMORY_WORKSPACE);
-    QS_TRY(allocate_lists(t));
-    for (int64_t i = 0; i < qsi_matrix_count(t->model); i++)
-        add_matrix_state(t, i);
-    add_floats(t);
+    add_parameters(t);
     add_visit_scratch(t);
     add_activations(t);
+}
+
+qs_status qsi_trainer_rows(qs_trainer *t, int64_t ctx)
+{
+    qs_status status = QS_OK;
+    if (!qsi_mul(t->options.batch, ctx, &t->rows) || t->rows > INT32_MAX)
+        QS_FAIL(QS_ERR_ARG, "batch %lld times ctx %lld is too many tokens for one step", (long long)t->options.batch,
+                (long long)ctx);
+    t->micro_rows = t->options.micro_batch * ctx;
+fail:
+    return status;
+}
+
+qs_status qsi_trainer_plan(qs_trainer *t, int64_t *bytes)
+{
+    qs_status status = QS_OK;
+    const qs_model_config *c = &t->model->config;
+    announce(t);
+    QS_TRY(qsi_plan_arena(bytes, &t->state_arena));
+    QS_TRY(qsi_plan_arena(bytes, &t->float_arena));
+    QS_TRY(qsi_plan_arena(bytes, &t->gradient_arena));
+    QS_TRY(qsi_plan_arena(bytes, &t->activation_arena));
+    QS_TRY(qsi_plan_arena(bytes, &t->scratch_arena));
+#define COUNT(list, tag, entries) QS_TRY(qsi_plan_list(bytes, QS_MEMORY_##tag, entries, sizeof *t->list));
+    LISTS(COUNT)
+#undef COUNT
+    QS_TRY(qsi_plan_list(bytes, QS_MEMORY_OTHER, 1, sizeof *t));
+fail:
+    return status;
+}
+
+qs_status qsi_trainer_buffers(qs_trainer *t)
+{
+    qs_status status = QS_OK;
+    QS_TRY(allocate_lists(t));
+    announce(t);
     QS_TRY(qsi_arena_create(&t->state_arena));
     QS_TRY(qsi_arena_create(&t->float_arena));
     QS_TRY(qsi_arena_create(&t->gradient_arena));
@@ -173,12 +255,9 @@ void qsi_trainer_buffers_free(qs_trainer *t)
     qsi_arena_free(&t->gradient_arena);
     qsi_arena_free(&t->activation_arena);
     qsi_arena_free(&t->scratch_arena);
-    qsi_free(t->matrices);
-    qsi_free(t->floats);
-    qsi_free(t->h);
-    qsi_free(t->tapes);
-    qsi_free(t->host_tokens);
-    qsi_free(t->host_counts);
+#define FREE(list, tag, entries) qsi_free(t->list);
+    LISTS(FREE)
+#undef FREE
 }
 
 /* ---- start values ---------------------------------------------------------------------------------------------- */

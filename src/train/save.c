@@ -2,6 +2,7 @@
 #include <string.h>
 #include <xxhash.h>
 #include "io/checkpoint_write.h"
+#include "io/json_text.h"
 #include "train/train.h"
 
 /* Shape of a tensor in file elements. */
@@ -28,18 +29,22 @@ static void file_shape(const qsi_persistent *p, qsi_saved_tensor *s)
     }
 }
 
+/* NULL without memory: a manifest that lacks something must not come to be. */
 static json_t *manifest_of(const qs_trainer *t)
 {
     qs_text_info text;
     qs_text_get_info(t->text, &text);
-    json_t *config = json_object();
-    json_object_set_new(config, "model", qsi_model_config_to_json(&t->model->config));
-    json_object_set_new(config, "train", qsi_train_options_to_json(&t->options));
-    return json_pack("{s:i, s:s, s:o, s:I, s:I, s:I, s:{s:I, s:I}, s:{s:s, s:I, s:I}}", "format_version", QS_CHECKPOINT_VERSION,
-                     "kind", "full", "config", config, "step", (json_int_t)t->step, "tokens", (json_int_t)(t->step * t->rows),
-                     "seed", (json_int_t)t->options.seed, "cursor", "epoch", (json_int_t)t->cursor.epoch, "index",
-                     (json_int_t)t->cursor.index, "text", "xxh3_128", text.hash, "tokens", (json_int_t)text.tokens,
-                     "train_tokens", (json_int_t)text.train_tokens);
+    json_t *config = json_pack("{s:o, s:o}", "model", qsi_model_config_to_json(&t->model->config), "train",
+                               qsi_train_options_to_json(&t->options));
+    json_t *all = json_pack("{s:i, s:s, s:o, s:I, s:I, s:I, s:{s:I, s:I}, s:{s:s, s:I, s:I}}", "format_version",
+                            QS_CHECKPOINT_VERSION, "kind", "full", "config", config, "step", (json_int_t)t->step, "tokens",
+                            (json_int_t)(t->step * t->rows), "seed", (json_int_t)t->options.seed, "cursor", "epoch",
+                            (json_int_t)t->cursor.epoch, "index", (json_int_t)t->cursor.index, "text", "xxh3_128", text.hash,
+                            "tokens", (json_int_t)text.tokens, "train_tokens", (json_int_t)text.train_tokens);
+    if (t->options.health_window == 0 || json_object_set_new(all, "health", qsi_health_to_json(t)) == 0)
+        return all;
+    json_decref(all);
+    return NULL;
 }
 
 typedef struct fetch_source {
@@ -90,19 +95,21 @@ static qs_status compare_settings(const char *folder, const char *what, json_t *
     qs_status status = QS_OK;
     const char *key = NULL;
     json_t *value = NULL;
+    qsi_text theirs_text = {0}, our_text = {0};
     json_object_foreach(ours, key, value) {
         json_t *other = json_object_get(saved, key);
         if (json_equal(value, other))
             continue;
-        char *a = json_dumps(other, JSON_ENCODE_ANY), *b = json_dumps(value, JSON_ENCODE_ANY);
-        qsi_fail_text("%s was trained with %s %s = %s, this run asks for %s; use the same settings or another output folder", folder,
-                      what, key, a ? a : "none", b ? b : "none");
-        free(a);
-        free(b);
-        status = QS_ERR_ARG;
-        goto fail;
+        if (other)
+            qsi_text_json(&theirs_text, other, 0);
+        qsi_text_json(&our_text, value, 0);
+        QS_FAIL(QS_ERR_ARG, "%s was trained with %s %s = %s, this run asks for %s; use the same settings or another output "
+                "folder", folder, what, key, theirs_text.data ? theirs_text.data : "none",
+                our_text.data ? our_text.data : "none");
     }
 fail:
+    qsi_text_free(&theirs_text);
+    qsi_text_free(&our_text);
     return status;
 }
 
@@ -111,6 +118,8 @@ static qs_status check_manifest(const qs_trainer *t, const char *folder, json_t 
     qs_status status = QS_OK;
     json_t *ours = manifest_of(t);
     json_t *config = json_object_get(saved, "config"), *our_config = json_object_get(ours, "config");
+    if (!ours)
+        QS_FAIL(QS_ERR_NOMEM, "no memory to compare this run with %s", folder);
     QS_TRY(compare_settings(folder, "model", json_object_get(config, "model"), json_object_get(our_config, "model")));
     QS_TRY(compare_settings(folder, "training", json_object_get(config, "train"), json_object_get(our_config, "train")));
     QS_TRY(compare_settings(folder, "text", json_object_get(saved, "text"), json_object_get(ours, "text")));
@@ -135,18 +144,24 @@ qs_status qs_trainer_load(qs_trainer *t, const char *folder)
     qsi_persistent *tensors = NULL;
     json_t *manifest = NULL;
     int64_t count = 0;
+    bool measured = false;
     QS_TRY(qs_checkpoint_open(t->context, folder, &checkpoint));
     const char *text = qs_checkpoint_manifest(checkpoint);
-    manifest = text ? json_loads(text, JSON_REJECT_DUPLICATES, NULL) : NULL;
-    if (!manifest)
+    if (!text)
         QS_FAIL(QS_ERR_FORMAT, "%s is not a checkpoint folder (no manifest.json)", folder);
+    manifest = json_loads(text, JSON_REJECT_DUPLICATES, NULL);
+    if (!manifest)
+        QS_FAIL(QS_ERR_NOMEM, "no memory to read the manifest of %s", folder);   /* opening has parsed it */
     QS_TRY(check_manifest(t, folder, manifest));
     QS_TRY(qs_checkpoint_verify(checkpoint));
+    const int64_t step = json_integer_value(json_object_get(manifest, "step"));
+    QS_TRY(qsi_health_from_json(t, folder, json_object_get(manifest, "health"), step, &measured));
     QS_TRY(qsi_trainer_tensors(t, &tensors, &count));
     for (int64_t i = 0; i < count; i++)
-        QS_TRY(qsi_load_tensor(t->model->queue, checkpoint, tensors[i].name, tensors[i].view));
+        if (tensors[i].part != QSI_OF_HEALTH || measured)
+            QS_TRY(qsi_load_tensor(t->model->queue, checkpoint, tensors[i].name, tensors[i].view));
     const json_t *cursor = json_object_get(manifest, "cursor");
-    t->step = json_integer_value(json_object_get(manifest, "step"));
+    t->step = step;
     t->cursor.epoch = (uint64_t)json_integer_value(json_object_get(cursor, "epoch"));
     t->cursor.index = (uint64_t)json_integer_value(json_object_get(cursor, "index"));
 fail:
@@ -169,13 +184,13 @@ qs_status qs_trainer_hash(qs_trainer *t, uint64_t *hash)
     for (int64_t i = 0; i < count; i++)
         most = qsi_max(most, tensors[i].view.rows * qs_row_bytes((qs_format)tensors[i].view.format, tensors[i].view.cols));
     bytes = qsi_alloc(t->context, QS_MEMORY_IO, most);
-    if (!bytes || !state) {
-        status = QS_ERR_NOMEM;
-        goto fail;
-    }
+    if (!bytes || !state)
+        QS_FAIL(QS_ERR_NOMEM, "no memory to hash the trainer: its largest tensor has %lld bytes", (long long)most);
     XXH3_64bits_reset(state);
     for (int64_t i = 0; i < count; i++) {
         const qs_view v = tensors[i].view;
+        if (tensors[i].part == QSI_OF_HEALTH)
+            continue;
         QS_TRY(qs_read(t->model->queue, v, bytes));
         XXH3_64bits_update(state, bytes, (size_t)(v.rows * qs_row_bytes((qs_format)v.format, v.cols)));
     }

@@ -55,3 +55,12 @@ void qsi_rates_at(const qs_train_options *o, int64_t step, qsi_rates *r)
     r->c2 = (float)(1.0 - power(0.95, step + 1));
     r->first = step == 0;
 }
+
+void qs_train_rates(const qs_train_options *o, int64_t step, qs_rates *rates)
+{
+    const bool fsm = o->optimizer == QS_OPTIMIZER_FSM, levels = fsm && o->fsm == QS_FSM_C8;
+    qsi_rates r;
+    qsi_rates_at(o, step, &r);
+    *rates = (qs_rates){.lr = r.lr, .matrix_lr = r.matrix_lr, .scale_lr = r.scale_lr,
+                        .density = fsm && !levels ? r.density : 0.0, .amplitude = levels ? (double)r.amplitude : 0.0};
+}

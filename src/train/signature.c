@@ -46,7 +46,7 @@ static void settings(const arm *a, qs_model_config *config, qs_train_options *op
     options->clip = 1.0;
 }
 
-static qs_status train_arm(qs_context *context, const qs_text *text, const arm *a, uint64_t *hash)
+static qs_status train_arm(qs_context *context, qs_text *text, const arm *a, uint64_t *hash)
 {
     qs_status status = QS_OK;
     qs_model_config config;

@@ -8,7 +8,7 @@ typedef struct list {
     int64_t count;
 } list;
 
-static void put(list *l, const char *base, const char *suffix, qs_view view, int file, int64_t slab, bool of_matrix)
+static void put(list *l, const char *base, const char *suffix, qs_view view, int file, int64_t slab, qsi_part part)
 {
     if (!view.buffer)
         return;
@@ -17,7 +17,7 @@ static void put(list *l, const char *base, const char *suffix, qs_view view, int
     p->view = view;
     p->file = file;
     p->slab = slab;
-    p->of_matrix = of_matrix;
+    p->part = part;
 }
 
 static void put_matrix(list *l, const qs_trainer *t, int64_t index, int file)
@@ -26,30 +26,32 @@ static void put_matrix(list *l, const qs_trainer *t, int64_t index, int file)
     const qsi_matrix_state *s = &t->matrices[index];
     const int64_t slab = 1 + index / QSI_MATRICES;
     if (file == 0) {
-        put(l, x->name, ".weight", x->weight, 0, slab, true);
-        put(l, x->name, ".weight_scale", x->scale, 0, slab, true);
+        put(l, x->name, ".weight", x->weight, 0, slab, QSI_OF_MATRIX);
+        put(l, x->name, ".weight_scale", x->scale, 0, slab, QSI_OF_MATRIX);
         return;
     }
-    put(l, x->name, ".weight_state", s->levels, 1, slab, true);
-    put(l, x->name, ".latent", s->latent, 1, slab, true);
-    put(l, x->name, ".weight.adam_m", s->m, 1, slab, true);
-    put(l, x->name, ".weight.adam_v", s->v, 1, slab, true);
-    put(l, x->name, ".weight_scale_master", s->scale.value, 1, slab, true);
-    put(l, x->name, ".weight_scale_master.adam_m", s->scale.m, 1, slab, true);
-    put(l, x->name, ".weight_scale_master.adam_v", s->scale.v, 1, slab, true);
-    put(l, x->name, ".row_moment", s->row_moment, 1, slab, true);
-    put(l, x->name, ".column_moment", s->column_moment, 1, slab, true);
-    put(l, x->name, ".control", s->control, 1, slab, true);
+    put(l, x->name, ".weight_state", s->levels, 1, slab, QSI_OF_MATRIX);
+    put(l, x->name, ".latent", s->latent, 1, slab, QSI_OF_MATRIX);
+    put(l, x->name, ".weight.adam_m", s->m, 1, slab, QSI_OF_MATRIX);
+    put(l, x->name, ".weight.adam_v", s->v, 1, slab, QSI_OF_MATRIX);
+    put(l, x->name, ".bop_average", s->average, 1, slab, QSI_OF_MATRIX);
+    put(l, x->name, ".weight_scale_master", s->scale.value, 1, slab, QSI_OF_MATRIX);
+    put(l, x->name, ".weight_scale_master.adam_m", s->scale.m, 1, slab, QSI_OF_MATRIX);
+    put(l, x->name, ".weight_scale_master.adam_v", s->scale.v, 1, slab, QSI_OF_MATRIX);
+    put(l, x->name, ".row_moment", s->row_moment, 1, slab, QSI_OF_MATRIX);
+    put(l, x->name, ".column_moment", s->column_moment, 1, slab, QSI_OF_MATRIX);
+    put(l, x->name, ".control", s->control, 1, slab, QSI_OF_MATRIX);
+    put(l, x->name, ".health", s->record, 1, slab, QSI_OF_HEALTH);
 }
 
 static void put_float(list *l, const qs_trainer *t, int64_t index, int file)
 {
     const qsi_float *f = &t->model->floats[index];
     if (file == 0)
-        put(l, f->name, "", f->view, 0, f->slab, false);
+        put(l, f->name, "", f->view, 0, f->slab, QSI_OF_FLOAT);
     else {
-        put(l, f->name, ".adam_m", t->floats[index].m, 1, f->slab, false);
-        put(l, f->name, ".adam_v", t->floats[index].v, 1, f->slab, false);
+        put(l, f->name, ".adam_m", t->floats[index].m, 1, f->slab, QSI_OF_FLOAT);
+        put(l, f->name, ".adam_v", t->floats[index].v, 1, f->slab, QSI_OF_FLOAT);
     }
 }
 
@@ -68,7 +70,7 @@ static void put_file(list *l, const qs_trainer *t, int file)
 
 qs_status qsi_trainer_tensors(const qs_trainer *t, qsi_persistent **out, int64_t *count)
 {
-    enum { PER_MATRIX = 12, PER_FLOAT = 3 };
+    enum { PER_MATRIX = 14, PER_FLOAT = 3 };
     const int64_t most = PER_MATRIX * qsi_matrix_count(t->model) + PER_FLOAT * t->model->n_floats;
     list l = {qsi_alloc_array(t->context, QS_MEMORY_IO, most, sizeof *l.entries), 0};
     if (!l.entries)
@@ -86,17 +88,21 @@ qs_status qs_trainer_bits(const qs_trainer *t, qs_bits *bits)
 {
     qs_status status = QS_OK;
     qsi_persistent *tensors = NULL;
-    int64_t count = 0, bytes[2] = {0, 0}, weights = 0;
+    int64_t count = 0, bytes[2] = {0, 0}, health = 0, weights = 0;
     QS_TRY(qsi_trainer_tensors(t, &tensors, &count));
-    for (int64_t i = 0; i < count; i++)
-        if (tensors[i].of_matrix)
+    for (int64_t i = 0; i < count; i++) {
+        if (tensors[i].part != QSI_OF_FLOAT)
             bytes[tensors[i].file] += view_bytes(tensors[i].view);
+        if (tensors[i].part == QSI_OF_HEALTH)
+            health += view_bytes(tensors[i].view);
+    }
     for (int64_t i = 0; i < qsi_matrix_count(t->model); i++)
         weights += t->model->matrices[i].rows * t->model->matrices[i].cols;
     bits->packed_weights = weights;
     bits->packed_bits_per_weight = 8.0 * (double)bytes[0] / (double)weights;
     bits->training_bytes = bytes[0] + bytes[1];
     bits->training_bits_per_weight = 8.0 * (double)bits->training_bytes / (double)weights;
+    bits->health_bits_per_weight = 8.0 * (double)health / (double)weights;
     bits->adamw16_bytes = 12 * weights;
 fail:
     qsi_free(tensors);

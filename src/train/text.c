@@ -1,100 +1,62 @@
-/* text.c - byte text: files and folders, statistics, training windows in a permuted order that needs no memory. */
-#include <stdlib.h>
+/* text.c - byte text that stays on disk: opening, statistics, reading through a few open files. */
+#include <errno.h>
+#include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 #include <xxhash.h>
 #include "core/detmath.h"
-#include "core/internal.h"
-#include "qsbits/data.h"
-#include "qsbits/random.h"
-
-enum { PROBE_BYTES = 65536 };
-
-struct qs_text {
-    qs_context *context;
-    uint8_t *bytes;
-    int64_t capacity;
-    qs_text_info info;
-};
-
-/* ---- reading --------------------------------------------------------------------------------------------------- */
-
-static qs_status append(qs_text *t, const uint8_t *data, int64_t n)
-{
-    qs_status status = QS_OK;
-    int64_t need = 0;
-    if (!qsi_add(t->info.tokens, n, &need))
-        QS_FAIL(QS_ERR_NOMEM, "the text is too large");
-    if (need > t->capacity) {
-        const int64_t capacity = qsi_max(need, t->info.files ? 2 * t->capacity : need);
-        uint8_t *bytes = qsi_alloc(t->context, QS_MEMORY_DATA, capacity);
-        if (!bytes)
-            return QS_ERR_NOMEM;
-        if (t->info.tokens)
-            memcpy(bytes, t->bytes, (size_t)t->info.tokens);
-        qsi_free(t->bytes);
-        t->bytes = bytes;
-        t->capacity = capacity;
-    }
-    if (n)
-        memcpy(t->bytes + t->info.tokens, data, (size_t)n);
-    t->info.tokens = need;
-    t->info.files++;
-fail:
-    return status;
-}
-
-static qs_status read_file(qs_text *t, const char *path, bool only_text)
-{
-    qs_status status = QS_OK;
-    qsi_mapping map = {NULL, 0};
-    QS_TRY(qsi_map_file(path, &map));
-    const size_t probe = (size_t)qsi_min((int64_t)map.bytes, PROBE_BYTES);
-    if (only_text && (probe == 0 || memchr(map.data, 0, probe)))
-        t->info.skipped++;
-    else
-        QS_TRY(append(t, map.data, (int64_t)map.bytes));
-fail:
-    qsi_unmap(&map);
-    return status;
-}
-
-static qs_status read_folder(qs_text *t, const char *path)
-{
-    qs_status status = QS_OK;
-    char **names = NULL;
-    int64_t count = 0;
-    char *child = NULL;
-    QS_TRY(qsi_list_directory(path, &names, &count));
-    for (int64_t i = 0; i < count; i++) {
-        if (names[i][0] == '.') {
-            t->info.skipped++;
-            continue;
-        }
-        qsi_free(child);
-        child = qsi_path_join(path, names[i]);
-        if (!child) {
-            status = QS_ERR_NOMEM;
-            goto fail;
-        }
-        const bool folder = qsi_is_directory(child);
-        if (folder && qsi_is_link(child)) {   /* could lead back here, or to text that is read anyway */
-            t->info.skipped++;
-            continue;
-        }
-        status = folder ? read_folder(t, child) : read_file(t, child, true);
-        if (status == QS_ERR_NOMEM)
-            goto fail;
-        if (status != QS_OK)
-            t->info.skipped++;
-        status = QS_OK;
-    }
-fail:
-    qsi_free(child);
-    qsi_free_names(names, count);
-    return status;
-}
+#include "io/checksum.h"
+#include "train/text.h"
 
 /* ---- statistics ------------------------------------------------------------------------------------------------ */
+
+struct qsi_text_intake {
+    XXH3_state_t *hash;
+    int64_t pairs[256][256];   /* [token before][token], across the borders of files */
+    int64_t tokens;
+    uint8_t first, last;
+};
+
+qs_status qsi_intake_create(qs_context *context, qsi_text_intake **out)
+{
+    qs_status status = QS_OK;
+    qsi_text_intake *in = qsi_alloc(context, QS_MEMORY_OTHER, sizeof *in);
+    if (!in)
+        return QS_ERR_NOMEM;
+    in->hash = XXH3_createState();
+    if (!in->hash || XXH3_128bits_reset(in->hash) == XXH_ERROR)
+        QS_FAIL(QS_ERR_NOMEM, "cannot allocate the state of a hash");
+    *out = in;
+    return QS_OK;
+fail:
+    qsi_intake_free(&in);
+    return status;
+}
+
+void qsi_intake_free(qsi_text_intake **intake)
+{
+    if (!*intake)
+        return;
+    XXH3_freeState((*intake)->hash);
+    qsi_free(*intake);
+    *intake = NULL;
+}
+
+void qsi_intake_take(qsi_text_intake *in, const uint8_t *bytes, int64_t n)
+{
+    if (n == 0)
+        return;
+    (void)XXH3_128bits_update(in->hash, bytes, (size_t)n);
+    if (in->tokens == 0)
+        in->first = bytes[0];
+    else
+        in->pairs[in->last][bytes[0]]++;
+    for (int64_t i = 1; i < n; i++)
+        in->pairs[bytes[i - 1]][bytes[i]]++;
+    in->last = bytes[n - 1];
+    in->tokens += n;
+}
 
 /* -sum n log(n / total) over the counts */
 static double count_entropy(const int64_t *counts, int64_t total)
@@ -106,57 +68,31 @@ static double count_entropy(const int64_t *counts, int64_t total)
     return sum;
 }
 
-static qs_status measure(qs_text *t)
+static void measure(const qsi_text_intake *in, qs_text_info *info)
 {
-    qs_status status = QS_OK;
-    const int64_t n = t->info.tokens;
     int64_t single[256] = {0};
-    int64_t(*pairs)[256] = qsi_alloc(t->context, QS_MEMORY_OTHER, 256 * (int64_t)sizeof *pairs);
-    if (!pairs)
-        return QS_ERR_NOMEM;
-    for (int64_t i = 0; i < n; i++) {
-        single[t->bytes[i]]++;
-        if (i)
-            pairs[t->bytes[i - 1]][t->bytes[i]]++;
-    }
-    t->info.entropy0 = count_entropy(single, n) / (double)n;
     double sum = 0.0;
+    single[in->first] = 1;   /* every other token ends a pair */
     for (int i = 0; i < 256; i++) {
         int64_t row = 0;
-        for (int j = 0; j < 256; j++)
-            row += pairs[i][j];
-        sum += count_entropy(pairs[i], row);
+        for (int j = 0; j < 256; j++) {
+            row += in->pairs[i][j];
+            single[j] += in->pairs[i][j];
+        }
+        sum += count_entropy(in->pairs[i], row);
     }
-    t->info.entropy1 = n > 1 ? sum / (double)(n - 1) : 0.0;
-    const XXH128_hash_t hash = XXH3_128bits(t->bytes, (size_t)n);
-    XXH128_canonical_t canonical;
-    XXH128_canonicalFromHash(&canonical, hash);
-    for (int i = 0; i < 16; i++) {
-        t->info.hash[2 * i] = "0123456789abcdef"[canonical.digest[i] >> 4];
-        t->info.hash[2 * i + 1] = "0123456789abcdef"[canonical.digest[i] & 15];
-    }
-    qsi_free(pairs);
-    return status;
+    info->entropy0 = count_entropy(single, in->tokens) / (double)in->tokens;
+    info->entropy1 = in->tokens > 1 ? sum / (double)(in->tokens - 1) : 0.0;
+    qsi_hash_hex(XXH3_128bits_digest(in->hash), info->hash);
 }
 
-static qs_status finish(qs_text *t, double val_fraction, const char *path)
-{
-    qs_status status = QS_OK;
-    if (t->info.tokens == 0)
-        QS_FAIL(QS_ERR_FORMAT, "%s holds no text (%lld files skipped: hidden, empty, or with a NUL byte)", path,
-                (long long)t->info.skipped);
-    t->info.val_tokens = (int64_t)(val_fraction * (double)t->info.tokens);
-    t->info.train_tokens = t->info.tokens - t->info.val_tokens;
-    QS_TRY(measure(t));
-fail:
-    return status;
-}
+/* ---- opening --------------------------------------------------------------------------------------------------- */
 
 static qs_status create(qs_context *context, double val_fraction, qs_text **out)
 {
     qs_status status = QS_OK;
-    if (!(val_fraction > 0.0 && val_fraction <= 0.5))
-        QS_FAIL(QS_ERR_ARG, "the validation share is %g; it must lie in (0, 0.5]", val_fraction);
+    if (!(val_fraction > 0.0 && val_fraction <= 1.0))
+        QS_FAIL(QS_ERR_ARG, "the validation share is %g; it must lie in (0, 1]", val_fraction);
     *out = qsi_alloc(context, QS_MEMORY_OTHER, sizeof **out);
     if (!*out)
         return QS_ERR_NOMEM;
@@ -165,16 +101,38 @@ fail:
     return status;
 }
 
-qs_status qs_text_open(qs_context *context, const char *path, double val_fraction, qs_text **out)
+/* name and more: what was to be read, for the message. */
+static qs_status finish(qs_text *t, const qsi_text_intake *in, double val_fraction, const char *name, int64_t more)
+{
+    qs_status status = QS_OK;
+    if (t->info.tokens == 0 && more)
+        QS_FAIL(QS_ERR_FORMAT, "%s and %lld more hold no text (left out: %lld)", name, (long long)more,
+                (long long)t->info.skipped);
+    if (t->info.tokens == 0)
+        QS_FAIL(QS_ERR_FORMAT, "%s holds no text (left out: %lld)", name, (long long)t->info.skipped);
+    t->info.val_tokens = (int64_t)(val_fraction * (double)t->info.tokens);
+    t->info.train_tokens = t->info.tokens - t->info.val_tokens;
+    measure(in, &t->info);
+fail:
+    return status;
+}
+
+qs_status qs_text_open(qs_context *context, const char *const *paths, int64_t n_paths, double val_fraction, qs_skip_fn *skip,
+                       void *user, qs_text **out)
 {
     qs_status status = QS_OK;
     qs_text *t = NULL;
+    qsi_text_intake *in = NULL;
+    if (!paths || n_paths < 1)
+        QS_FAIL(QS_ERR_ARG, "a text of no files: give at least one path");
     QS_TRY(create(context, val_fraction, &t));
-    QS_TRY(qsi_is_directory(path) ? read_folder(t, path) : read_file(t, path, false));
-    QS_TRY(finish(t, val_fraction, path));
+    QS_TRY(qsi_intake_create(context, &in));
+    QS_TRY(qsi_text_take_paths(t, paths, n_paths, in, skip, user));
+    QS_TRY(finish(t, in, val_fraction, paths[0], n_paths - 1));
     *out = t;
     t = NULL;
 fail:
+    qsi_intake_free(&in);
     qs_text_free(&t);
     return status;
 }
@@ -183,12 +141,23 @@ qs_status qs_text_from_memory(qs_context *context, const void *bytes, int64_t n,
 {
     qs_status status = QS_OK;
     qs_text *t = NULL;
+    qsi_text_intake *in = NULL;
     QS_TRY(create(context, val_fraction, &t));
-    QS_TRY(append(t, bytes, n));
-    QS_TRY(finish(t, val_fraction, "the text"));
+    QS_TRY(qsi_intake_create(context, &in));
+    if (!(t->memory = qsi_alloc(context, QS_MEMORY_DATA, n))) {
+        status = QS_ERR_NOMEM;
+        goto fail;
+    }
+    if (n)
+        memcpy(t->memory, bytes, (size_t)n);
+    qsi_intake_take(in, t->memory, n);
+    t->info.tokens = n;
+    t->info.files = 1;
+    QS_TRY(finish(t, in, val_fraction, "the text", 0));
     *out = t;
     t = NULL;
 fail:
+    qsi_intake_free(&in);
     qs_text_free(&t);
     return status;
 }
@@ -197,62 +166,138 @@ void qs_text_free(qs_text **text)
 {
     if (!text || !*text)
         return;
-    qsi_free((*text)->bytes);
+    for (int i = 0; i < QSI_OPEN_FILES; i++)
+        if ((*text)->files[i].open)
+            close((*text)->files[i].descriptor);
+    qsi_free((*text)->memory);
+    qsi_free((*text)->segments);
+    qsi_free((*text)->names);
     qsi_free(*text);
     *text = NULL;
 }
 
 void qs_text_get_info(const qs_text *text, qs_text_info *info) { *info = text->info; }
 
-const uint8_t *qs_text_bytes(const qs_text *text) { return text->bytes; }
+/* ---- reading --------------------------------------------------------------------------------------------------- */
 
-/* ---- windows --------------------------------------------------------------------------------------------------- */
-
-static uint32_t draw(uint64_t seed, uint64_t epoch, uint32_t row, uint32_t index)
+static qs_status fail_changed(const qs_text *t, const qsi_segment *s)
 {
-    uint32_t out[4];
-    qs_philox(seed, (uint32_t)epoch, QS_RANDOM_DATA, (uint32_t)(epoch >> 32) & 0xffffff, row, index, out);
-    return out[0];
+    qsi_fail_text("%s was changed while it is trained on; bring the old file back and resume, or start a new run",
+                  t->names + s->path);
+    return QS_ERR_IO;
 }
 
-/* A permutation of 0..n-1: four Feistel rounds over the smallest even number of bits that holds n - 1, walked until the
- * value is inside (Black and Rogaway, "Ciphers with arbitrary finite domains"). */
-static uint64_t permute(uint64_t value, uint64_t n, uint64_t seed, uint64_t epoch)
+static qs_status fail_read(const qs_text *t, const qsi_segment *s, int error)
 {
-    int half = 1;
-    while (2 * half < 64 && (n - 1) >> (2 * half))
-        half++;
-    const uint64_t mask = (UINT64_C(1) << half) - 1;
-    do {
-        uint64_t left = value >> half, right = value & mask;
-        for (uint32_t round = 1; round <= 4; round++) {
-            const uint64_t next = left ^ (draw(seed, epoch, round, (uint32_t)right) & mask);
-            left = right;
-            right = next;
-        }
-        value = left << half | right;
-    } while (value >= n);
-    return value;
+    char reason[128];
+    qsi_fail_text("cannot read %s: %s", t->names + s->path, strerror_r(error, reason, sizeof reason));
+    return error == ENOENT || error == ENOTDIR ? QS_ERR_NOINPUT : QS_ERR_IO;
 }
 
-qs_status qs_text_next_window(const qs_text *text, int64_t ctx, uint64_t seed, qs_cursor *cursor, int64_t *start)
+/* The place of the file that was not used for the longest time, free to open another one. */
+static qsi_open_file *free_place(qs_text *t)
+{
+    qsi_open_file *oldest = &t->files[0];
+    for (int i = 0; i < QSI_OPEN_FILES && oldest->open; i++)
+        if (!t->files[i].open || t->files[i].used < oldest->used)
+            oldest = &t->files[i];
+    if (oldest->open)
+        close(oldest->descriptor);
+    oldest->open = false;
+    return oldest;
+}
+
+/* Opens the file of a segment again: it must still be the one that was read first. */
+static qs_status reopen(qs_text *t, int64_t segment, qsi_open_file *f)
 {
     qs_status status = QS_OK;
-    const int64_t tokens = text->info.train_tokens;
-    if (ctx < 1 || tokens < ctx + 1)
-        QS_FAIL(QS_ERR_SHAPE, "the training part holds %lld tokens; one window of ctx %lld needs %lld: give more text or a smaller ctx",
-                (long long)tokens, (long long)ctx, (long long)(ctx + 1));
-    for (;;) {
-        /* the offset leaves at least one whole window */
-        const int64_t slack = qsi_min(ctx, tokens - ctx);
-        const int64_t offset = (int64_t)(draw(seed, cursor->epoch, 0, 0) % (uint64_t)slack);
-        const uint64_t windows = (uint64_t)((tokens - 1 - offset) / ctx);
-        if (cursor->index < windows) {
-            *start = offset + ctx * (int64_t)permute(cursor->index++, windows, seed, cursor->epoch);
-            return QS_OK;
-        }
-        cursor->epoch++;
-        cursor->index = 0;
+    const qsi_segment *s = &t->segments[segment];
+    struct stat info;
+    const int fd = open(t->names + s->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (fd < 0)
+        return fail_read(t, s, errno);
+    if (fstat(fd, &info) != 0)
+        QS_TRY(fail_read(t, s, errno));
+    if (!S_ISREG(info.st_mode) || info.st_size != s->bytes || info.st_ino != s->inode ||
+        info.st_mtim.tv_sec != s->changed.tv_sec || info.st_mtim.tv_nsec != s->changed.tv_nsec)
+        QS_TRY(fail_changed(t, s));
+    *f = (qsi_open_file){.open = true, .descriptor = fd, .segment = segment};
+    return QS_OK;
+fail:
+    close(fd);
+    return status;
+}
+
+static qs_status open_segment(qs_text *t, int64_t segment, int *descriptor)
+{
+    qs_status status = QS_OK;
+    qsi_open_file *f = NULL;
+    for (int i = 0; i < QSI_OPEN_FILES && !f; i++)
+        if (t->files[i].open && t->files[i].segment == segment)
+            f = &t->files[i];
+    if (!f) {
+        f = free_place(t);
+        QS_TRY(reopen(t, segment, f));
+    }
+    f->used = ++t->clock;
+    *descriptor = f->descriptor;
+fail:
+    return status;
+}
+
+/* n bytes of a segment from its offset. */
+static qs_status read_segment(qs_text *t, int64_t segment, int64_t offset, int64_t n, uint8_t *bytes)
+{
+    qs_status status = QS_OK;
+    int fd = -1;
+    QS_TRY(open_segment(t, segment, &fd));
+    while (n > 0) {
+        const ssize_t got = pread(fd, bytes, (size_t)qsi_min(n, 1 << 30), (off_t)offset);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0)
+            QS_TRY(fail_read(t, &t->segments[segment], errno));
+        if (got == 0)
+            QS_TRY(fail_changed(t, &t->segments[segment]));
+        bytes += got;
+        offset += got;
+        n -= got;
+    }
+fail:
+    return status;
+}
+
+/* The segment that holds token `at`: the last one that does not start behind it. */
+static int64_t find_segment(const qs_text *t, int64_t at)
+{
+    int64_t low = 0, high = t->n_segments;
+    while (high - low > 1) {
+        const int64_t middle = low + (high - low) / 2;
+        if (t->segments[middle].first <= at)
+            low = middle;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+qs_status qs_text_read(qs_text *t, int64_t first, int64_t n, uint8_t *bytes)
+{
+    qs_status status = QS_OK;
+    if (first < 0 || n < 0 || first > t->info.tokens || n > t->info.tokens - first)
+        QS_FAIL(QS_ERR_ARG, "%lld tokens from token %lld on lie outside the text of %lld", (long long)n, (long long)first,
+                (long long)t->info.tokens);
+    if (t->memory && n)
+        memcpy(bytes, t->memory + first, (size_t)n);
+    if (t->memory || n == 0)
+        return QS_OK;
+    for (int64_t i = find_segment(t, first); n > 0; i++) {
+        const int64_t offset = first - t->segments[i].first;
+        const int64_t count = qsi_min(n, t->segments[i].bytes - offset);
+        QS_TRY(read_segment(t, i, offset, count, bytes));
+        bytes += count;
+        first += count;
+        n -= count;
     }
 fail:
     return status;

@@ -19,13 +19,15 @@ typedef struct qsi_matrix_state {
     qs_view control;            /* [1, 4] = {mu, 0, 0, 0} */
     qs_view latent;             /* ste: F32 [N, K] */
     qs_view m, v;               /* ste, adamw: moments [N, K] */
+    qs_view average;            /* bop: moving average of the gradient, F32 [N, K] */
+    qs_view record;             /* fsm, ste, bop with health: of sampled rows (qsbits/ops.h, "the sample") */
     qsi_adam scale;             /* packed arms: master of the row scales */
 } qsi_matrix_state;
 
 /* Scratch of the visit, shared by all matrices. */
 typedef struct qsi_visit_scratch {
     qs_view a, b, theta, r_now, c_now, counts;
-    qs_view dgrad;              /* [N, K] dense gradient: ste, adamw, literal, exact */
+    qs_view dgrad;              /* [N, K] dense gradient: ste, bop, adamw, literal, exact */
     qs_view pulses;             /* T2: literal */
 } qsi_visit_scratch;
 
@@ -38,10 +40,23 @@ typedef struct qsi_rates {
     bool first;                 /* first update of the run: statistics only */
 } qsi_rates;
 
+/* What is measured of the matrices (health.c). Without a window there are no lists and nothing of it is touched. */
+typedef struct qsi_health {
+    int64_t steps;              /* measured in the running window */
+    double density;             /* sum of their wanted shares of pulses */
+    int64_t *pulses, *flips;    /* [layers] sums of their counts */
+    bool measuring;             /* the step at hand ends a window that was measured in full */
+    qs_view squares;            /* F32 [matrices, 1]: sums of squares of the gradients of such a step */
+    float *host_floats;         /* [most rows] */
+    uint32_t *host_words;       /* [most columns / 4]: a row of a record, of states or of signs */
+    int16_t *host_signs, *host_states;   /* [most columns]: a row as qs_unpack gives it */
+    qs_health *results;         /* [layers + 1]: of the blocks, then of all */
+} qsi_health;
+
 struct qs_trainer {
     qs_context *context;
     qs_model *model;
-    const qs_text *text;
+    qs_text *text;
     qs_train_options options;   /* resolved */
     int64_t step;
     qs_cursor cursor;
@@ -62,10 +77,15 @@ struct qs_trainer {
     qs_view clip_sum, clip_factor;
     qsi_visit_scratch visit;
     int32_t *host_tokens;       /* [2 * rows]: tokens, targets */
+    uint8_t *host_window;       /* [ctx + 1]: a window as it stands in the text */
     int32_t *host_counts;       /* [matrices, 4] */
+    qsi_health health;
 };
 
 /* ---- options.c ------------------------------------------------------------------------------------------------- */
+
+/* Threshold of bop on the moving average of the normalized gradient. */
+extern const float qsi_bop_threshold;
 
 /* The options that decide trained bytes, as a JSON object (new reference). */
 json_t *qsi_train_options_to_json(const qs_train_options *options);
@@ -75,6 +95,13 @@ json_t *qsi_train_options_to_json(const qs_train_options *options);
 void qsi_rates_at(const qs_train_options *options, int64_t step, qsi_rates *rates);
 
 /* ---- buffers.c -------------------------------------------------------------------------------------------------- */
+
+/* Sets rows and micro_rows from the resolved options. ARG when there are too many. */
+qs_status qsi_trainer_rows(qs_trainer *trainer, int64_t ctx);
+
+/* Adds what qsi_trainer_buffers would book to bytes [QS_MEMORY_TAGS]: the trainer and its model are plans (context NULL) whose
+ * lists hold one block. SHAPE when a size overflows. */
+qs_status qsi_trainer_plan(qs_trainer *plan, int64_t *bytes);
 
 qs_status qsi_trainer_buffers(qs_trainer *trainer);
 void qsi_trainer_buffers_free(qs_trainer *trainer);
@@ -88,14 +115,33 @@ qs_status qsi_trainer_init_state(qs_trainer *trainer);
 qs_status qsi_update_matrix(qs_trainer *trainer, int64_t index, qs_view dy, qs_view x, const qsi_rates *rates);
 qs_status qsi_update_floats(qs_trainer *trainer, const qsi_rates *rates);
 
+/* ---- health.c: figures of the matrices over windows of steps (docs/numerics.md, "Health") --------------------------- */
+
+/* In a step: at its start; after the update of a matrix; at its end, with host_counts of this step and the wanted share. */
+void qsi_health_begin(qs_trainer *trainer);
+qs_status qsi_health_gradient(qs_trainer *trainer, int64_t index);
+qs_status qsi_health_end(qs_trainer *trainer, double density);
+
+/* The running window and the last figures as a JSON object (new reference), NULL when nothing is measured or without memory.
+ * Back: *continued tells whether saved (may be NULL), of a run at `step`, has a window of the same length; if not, a new one
+ * starts, with cleared records. FORMAT (names folder). */
+json_t *qsi_health_to_json(const qs_trainer *trainer);
+qs_status qsi_health_from_json(qs_trainer *trainer, const char *folder, const json_t *saved, int64_t step, bool *continued);
+
 /* ---- tensors.c: the list of everything that persists -------------------------------------------------------------- */
+
+typedef enum qsi_part {
+    QSI_OF_FLOAT,
+    QSI_OF_MATRIX,              /* counts in training_bits_per_weight */
+    QSI_OF_HEALTH               /* counts there too; decides nothing, so it is not hashed and a checkpoint may lack it */
+} qsi_part;
 
 typedef struct qsi_persistent {
     char name[128];
     qs_view view;
     int file;                   /* 0 model, 1 state */
     int64_t slab;
-    bool of_matrix;             /* counts in training_bits_per_weight */
+    qsi_part part;
 } qsi_persistent;
 
 /* *out: array of *count entries in file order (qsi_free). */

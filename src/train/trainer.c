@@ -5,7 +5,7 @@
 #include "train/train.h"
 
 qs_status qs_trainer_create(qs_context *context, const qs_model_config *config, const qs_train_options *options,
-                            const qs_text *text, qs_trainer **out)
+                            qs_text *text, qs_trainer **out)
 {
     qs_status status = QS_OK;
     qs_model_config c = *config;
@@ -23,9 +23,7 @@ qs_status qs_trainer_create(qs_context *context, const qs_model_config *config, 
     if (c.vocab < 256)
         QS_FAIL(QS_ERR_SHAPE, "vocab is %lld; byte text needs 256", (long long)c.vocab);
     QS_TRY(qs_text_next_window(text, c.ctx, t->options.seed, &probe, &start));
-    if (!qsi_mul(t->options.batch, c.ctx, &t->rows) || t->rows > INT32_MAX)
-        QS_FAIL(QS_ERR_ARG, "batch %lld times ctx %lld is too many tokens for one step", (long long)t->options.batch, (long long)c.ctx);
-    t->micro_rows = t->options.micro_batch * c.ctx;
+    QS_TRY(qsi_trainer_rows(t, c.ctx));
     QS_TRY(qs_model_create(context, &c, t->options.seed, &t->model));
     QS_TRY(qsi_trainer_buffers(t));
     QS_TRY(qsi_trainer_init_state(t));
@@ -68,10 +66,10 @@ static qs_status load_batch(qs_trainer *t, qs_cursor *cursor)
     for (int64_t s = 0; s < t->options.batch; s++) {
         int64_t start = 0;
         QS_TRY(qs_text_next_window(t->text, ctx, t->options.seed, cursor, &start));
-        const uint8_t *bytes = qs_text_bytes(t->text) + start;
+        QS_TRY(qs_text_read(t->text, start, ctx + 1, t->host_window));
         for (int64_t i = 0; i < ctx; i++) {
-            t->host_tokens[s * ctx + i] = bytes[i];
-            targets[s * ctx + i] = bytes[i + 1];
+            t->host_tokens[s * ctx + i] = t->host_window[i];
+            targets[s * ctx + i] = t->host_window[i + 1];
         }
     }
     QS_TRY(qs_write(t->model->queue, t->tokens, t->host_tokens));
@@ -220,13 +218,13 @@ fail:
     return status;
 }
 
-/* Shares of pulses and flips over all matrices. */
+/* Shares of pulses and flips over all matrices, of the arms whose signs move. */
 static qs_status read_counts(qs_trainer *t, qs_step_info *info)
 {
     qs_status status = QS_OK;
     const int64_t n = qsi_matrix_count(t->model);
     int64_t pulses = 0, flips = 0, weights = 0;
-    if (t->options.optimizer != QS_OPTIMIZER_FSM)
+    if (t->options.optimizer == QS_OPTIMIZER_FROZEN || t->options.optimizer == QS_OPTIMIZER_ADAMW)
         return QS_OK;
     QS_TRY(qs_read(t->model->queue, t->visit.counts, t->host_counts));
     for (int64_t i = 0; i < n; i++) {
@@ -254,14 +252,16 @@ qs_status qs_trainer_step(qs_trainer *t, qs_step_info *info)
     if (!isfinite(result.loss))
         QS_FAIL(QS_ERR_NONFINITE, "the loss of step %lld is %g; lower the learning rates (now lr %g, scale_lr %g)",
                 (long long)t->step + 1, result.loss, t->options.lr, t->options.scale_lr);
+    qsi_health_begin(t);
     QS_TRY(backward(t, &rates));
     QS_TRY(read_counts(t, &result));
+    result.density = t->options.optimizer == QS_OPTIMIZER_FSM && t->options.fsm != QS_FSM_C8 ? rates.density : 0.0;
+    QS_TRY(qsi_health_end(t, result.density));
     QS_TRY(qs_sync(t->model->queue));
     t->cursor = cursor;
     t->step++;
     result.tokens = t->step * t->rows;
     result.lr = rates.lr;
-    result.density = t->options.optimizer == QS_OPTIMIZER_FSM && t->options.fsm != QS_FSM_C8 ? rates.density : 0.0;
     *info = result;
 fail:
     return status;

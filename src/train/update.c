@@ -36,6 +36,8 @@ static qs_fsm_visit visit_of(qs_trainer *t, int64_t index, const qsi_rates *r)
         .c_now = vector(s->c_now, x->cols),
         .dmaster = t->matrices[index].scale.grad,
         .counts = qs_view_rows(s->counts, index, 1),
+        .sample = t->matrices[index].record,
+        .whole_rows = x->rows,
         .fsm = t->options.fsm,
         .sticky = t->options.sticky,
         .seed = t->options.seed,
@@ -140,7 +142,23 @@ static qs_status straight_through(qs_trainer *t, int64_t index, qs_view dy, qs_v
     QS_TRY(qsi_run(queue, qs_op_scale_grad(s->scale.grad, m->weight, dgrad, m->base)));
     QS_TRY(qsi_run(queue, qs_op_adamw(s->latent, dgrad, s->m, s->v, qs_absent(), m->scale,
                                       adamw(r->matrix_lr, t->options.weight_decay, r))));
-    QS_TRY(qsi_run(queue, qs_op_binarize(m->weight, s->latent)));
+    QS_TRY(qsi_run(queue, qs_op_binarize(m->weight, s->latent, qs_view_rows(t->visit.counts, index, 1), s->record, 0, m->rows)));
+fail:
+    return status;
+}
+
+/* No latents: a sign flips once the moving average of its normalized gradient stands far enough against it (Helwegen et al.). */
+static qs_status bop(qs_trainer *t, int64_t index, qs_view dy, qs_view x, const qsi_rates *r)
+{
+    qs_status status = QS_OK;
+    qs_queue *queue = t->model->queue;
+    const qsi_matrix *m = &t->model->matrices[index];
+    const qsi_matrix_state *s = &t->matrices[index];
+    const qs_view dgrad = matrix(t->visit.dgrad, m);
+    QS_TRY(qsi_run(queue, qs_op_linear_dw(dgrad, dy, x)));
+    QS_TRY(qsi_run(queue, qs_op_scale_grad(s->scale.grad, m->weight, dgrad, m->base)));
+    QS_TRY(qsi_run(queue, qs_op_bop(m->weight, s->average, dgrad, m->scale, qs_view_rows(t->visit.counts, index, 1), s->record,
+                                    (float)r->matrix_lr, qsi_bop_threshold, 0, m->rows)));
 fail:
     return status;
 }
@@ -159,11 +177,12 @@ fail:
     return status;
 }
 
-qs_status qsi_update_matrix(qs_trainer *t, int64_t index, qs_view dy, qs_view x, const qsi_rates *r)
+static qs_status update(qs_trainer *t, int64_t index, qs_view dy, qs_view x, const qsi_rates *r)
 {
     switch (t->options.optimizer) {
     case QS_OPTIMIZER_FROZEN: return frozen(t, index, dy, x, r);
     case QS_OPTIMIZER_STE: return straight_through(t, index, dy, x, r);
+    case QS_OPTIMIZER_BOP: return bop(t, index, dy, x, r);
     case QS_OPTIMIZER_ADAMW: return dense(t, index, dy, x, r);
     default: break;
     }
@@ -172,6 +191,15 @@ qs_status qsi_update_matrix(qs_trainer *t, int64_t index, qs_view dy, qs_view x,
     case QS_RECIPE_EXACT: return fsm_exact(t, index, dy, x, r);
     default: return fsm_lagged(t, index, dy, x, r);
     }
+}
+
+qs_status qsi_update_matrix(qs_trainer *t, int64_t index, qs_view dy, qs_view x, const qsi_rates *r)
+{
+    qs_status status = QS_OK;
+    QS_TRY(update(t, index, dy, x, r));
+    QS_TRY(qsi_health_gradient(t, index));
+fail:
+    return status;
 }
 
 /* ---- floats ---------------------------------------------------------------------------------------------------- */
@@ -185,7 +213,7 @@ static qs_status measure_clip(qs_trainer *t)
         const qsi_adam *a = i < t->model->n_floats ? &t->floats[i] : &t->matrices[i - t->model->n_floats].scale;
         if (!a->grad.buffer)
             continue;
-        QS_TRY(qsi_run(t->model->queue, qs_op_sum_squares(t->clip_sum, a->grad, flags)));
+        QS_TRY(qsi_run(t->model->queue, qs_op_sum_squares(t->clip_sum, a->grad, qs_absent(), flags)));
         flags = QS_FLAG_ADD;
     }
     QS_TRY(qsi_run(t->model->queue, qs_op_clip_factor(t->clip_factor, t->clip_sum, (float)t->options.clip)));

@@ -1,0 +1,53 @@
+/* training.h - one run of `qsbits train` from options to result: prepares, takes the steps, validates, saves. Used by train and,
+ * for every arm and seed, by compare. Time decides only when to stop, to save and what to show; every trained byte follows from
+ * settings, text and seed. */
+#ifndef QSBITS_CLI_TRAINING_H
+#define QSBITS_CLI_TRAINING_H
+
+#include "rundir.h"
+#include "watch.h"
+
+typedef struct training {
+    options o;                      /* of the command line, completed from --config and, when resuming, config.json */
+    const char *label;              /* what the progress line starts with, "" for a single run */
+    json_t *files[2];               /* --config and config.json; own strings of o */
+    char *data;                     /* absolute path or pattern of the text */
+    qs_context *context;
+    qs_text *text;
+    qs_text_info text_info;
+    qs_model_config model;          /* resolved */
+    qs_train_options settings;      /* resolved */
+    qs_trainer *trainer;
+    run_folder folder;
+    watch watch;
+    char checkpoint[PATH_MAX];      /* newest good one, "" if none */
+    int64_t first_step;             /* where this process began */
+    int64_t saved_step;             /* of checkpoint, -1 if none */
+    int64_t eval_every;             /* steps; 0: never */
+    int64_t save_steps;             /* steps between checkpoints; 0: by save_seconds, or at the end only */
+    double save_seconds, saved_at;  /* 0: not by time; clock of the newest checkpoint */
+    int64_t val_tokens;             /* of the last validation */
+    qs_bits bits;
+    double started, step_seconds;   /* clock at the start; time spent in steps */
+    const char *stopped;            /* "steps", "time", "patience", "signal", "nonfinite" */
+} training;
+
+/* Prepares a run without touching its folder: options completed, text open, trainer created. label: as above.
+ * 0 or an exit code after a message. t is to be closed in either case. */
+int training_open(training *t, const options *o, const char *label);
+
+/* Opens the run folder (resuming where asked for), takes the steps, saves, validates, writes RUN/result.json. Returns 0 also
+ * when time, patience or a signal stopped it (t->stopped tells); else an exit code after a message (65 with stopped =
+ * "nonfinite": the loss is not finite). */
+int training_run(training *t);
+
+void training_close(training *t);
+
+/* The result as one object: what --json prints and RUN/result.json holds (new reference). */
+json_t *training_result(const training *t);
+
+/* What is about to be trained, and what came of it, for people, on standard error. */
+void training_tell_start(const training *t);
+void training_tell_end(const training *t);
+
+#endif

@@ -1,0 +1,134 @@
+/* training_report.c - what a run tells about itself before and after, for people and as one JSON object. */
+#include "training.h"
+
+#include <math.h>
+#include <string.h>
+
+static void tell_memory(const training *t)
+{
+    char ours[16], theirs[16];
+    const qs_bits *b = &t->bits;
+    fprintf(stderr,
+            "memory  %s for the matrices and all that trains them (%.2f bits per weight); 16-bit AdamW would take %s,\n"
+            "        %.1f times as much\n",
+            human_bytes((double)b->training_bytes, ours), b->training_bits_per_weight,
+            human_bytes((double)b->adamw16_bytes, theirs), (double)b->adamw16_bytes / (double)b->training_bytes);
+}
+
+static void tell_device(const training *t)
+{
+    qs_device_info device;
+    qs_context_device(t->context, &device);
+    fprintf(stderr, "qsbits %s, %s%s%s, %d thread%s\n", qs_version(), device.backend, device.level[0] == '\0' ? "" : " ",
+            device.level, device.threads, device.threads == 1 ? "" : "s");
+}
+
+static void tell_model(const training *t)
+{
+    char weights[16], floats[16];
+    qs_model_size size = {0, 0, 0};
+    const qs_model_config *c = &t->model;
+    if (qs_model_size_of(c, &size) != QS_OK)
+        size.packed_weights = 0;
+    fprintf(stderr, "model   %lld layers, %lld wide, ffn %lld, %lld heads, ctx %lld: %s %s weights, %s float parameters\n",
+            (long long)c->layers, (long long)c->dim, (long long)c->ffn, (long long)c->heads, (long long)c->ctx,
+            human_count((double)size.packed_weights, weights), c->dense ? "fp32" : "1-bit",
+            human_count((double)size.float_params, floats));
+}
+
+static void tell_text(const training *t)
+{
+    char all[16], validation[16];
+    const qs_text_info *x = &t->text_info;
+    fprintf(stderr,
+            "text    %s in %lld file%s (%lld left out), the last %s to validate; entropy %.3f (order 0),\n"
+            "        %.3f (order 1) nats per byte\n",
+            human_bytes((double)x->tokens, all), (long long)x->files, x->files == 1 ? "" : "s", (long long)x->skipped,
+            human_bytes((double)x->val_tokens, validation), x->entropy0, x->entropy1);
+}
+
+void training_tell_start(const training *t)
+{
+    const bool fsm = t->settings.optimizer == QS_OPTIMIZER_FSM;
+    tell_device(t);
+    tell_model(t);
+    tell_text(t);
+    if (t->trainer != NULL)
+        tell_memory(t);
+    fprintf(stderr, "train   %lld steps of %lld x %lld tokens, %s%s%s, rate %g, seed %llu\n", (long long)t->settings.steps,
+            (long long)t->settings.batch, (long long)t->model.ctx, options_choice_text(OPT_OPTIMIZER, t->settings.optimizer),
+            fsm ? " " : "", fsm ? options_choice_text(OPT_FSM_STATE, t->settings.fsm) : "", t->settings.lr,
+            (unsigned long long)t->settings.seed);
+    if (t->first_step > 0)
+        fprintf(stderr, "resume  step %lld, %s\n", (long long)t->first_step, t->checkpoint);
+}
+
+void training_tell_end(const training *t)
+{
+    const history *h = &t->watch.history;
+    fprintf(stderr, "\nloss    validation %.4f at the start, %.4f now; entropy of the text %.3f (order 0), %.3f (order 1)\n"
+                    "        nats per byte\n", h->val_start, h->val_last, t->text_info.entropy0, t->text_info.entropy1);
+    tell_memory(t);
+    if (strcmp(t->stopped, "time") == 0)
+        fprintf(stderr, "time    limit reached at step %lld of %lld; go on with: qsbits train --resume --out %s\n",
+                (long long)qs_trainer_position(t->trainer), (long long)t->settings.steps, t->folder.path);
+    if (strcmp(t->stopped, "patience") == 0)
+        fprintf(stderr, "early   no better validation than %.4f of step %lld in %lld validations, so it stopped at step %lld of %lld\n",
+                h->best_loss, (long long)h->best_step, (long long)h->since_best, (long long)qs_trainer_position(t->trainer),
+                (long long)t->settings.steps);
+    if (t->folder.best[0] != '\0' && t->o.value[OPT_KEEP_BEST].given)
+        fprintf(stderr, "best    %s, validation %.4f at step %lld\n", t->folder.best, h->best_loss, (long long)h->best_step);
+    fprintf(stderr, "run     %s\nnext    qsbits generate --model %s --prompt \"The \" -n 400\n        qsbits report %s\n",
+            t->checkpoint, t->folder.path, t->folder.path);
+}
+
+static json_t *memory_json(const training *t)
+{
+    json_t *memory = json_object();
+    for (int tag = 0; tag < QS_MEMORY_TAGS; tag++) {
+        qs_memory_usage usage;
+        qs_memory(t->context, (qs_memory_tag)tag, &usage);
+        (void)json_object_set_new(memory, qs_memory_tag_name((qs_memory_tag)tag), json_integer((json_int_t)usage.peak_bytes));
+    }
+    return memory;
+}
+
+/* Where the run stands. */
+static json_t *outcome_json(const training *t)
+{
+    const history *h = &t->watch.history;
+    const int64_t step = qs_trainer_position(t->trainer), step_tokens = t->settings.batch * t->model.ctx;
+    const double val_loss = strcmp(t->stopped, "nonfinite") == 0 ? NAN : h->val_last;
+    const double speed = t->step_seconds > 0.0 ? (double)((step - t->first_step) * step_tokens) / t->step_seconds : 0.0;
+    return json_pack("{s:I, s:I, s:I, s:f, s:f, s:f, s:o, s:o, s:o, s:I, s:o, s:I, s:f}",
+        "step", (json_int_t)step, "steps", (json_int_t)t->settings.steps, "tokens", (json_int_t)(step * step_tokens),
+        "seconds", now_seconds() - t->started, "step_seconds", t->step_seconds, "tokens_per_second", speed,
+        "train_loss", json_number(history_recent_loss(h)), "val_loss", json_number(val_loss),
+        "val_loss_start", json_number(h->val_start), "val_tokens", (json_int_t)t->val_tokens,
+        "best_loss", json_number(h->best_loss), "best_step", (json_int_t)h->best_step, "flips_per_weight", h->flips);
+}
+
+json_t *training_result(const training *t)
+{
+    const bool fsm = t->settings.optimizer == QS_OPTIMIZER_FSM;
+    const qs_bits *bits = &t->bits;
+    json_t *result = outcome_json(t);
+    json_t *settings = json_pack("{s:f, s:f, s:s, s:s?, s:s?, s:I, s:f, s:f, s:f, s:I, s:s, s:s, s:s}",
+        "entropy0", t->text_info.entropy0, "entropy1", t->text_info.entropy1,
+        "optimizer", options_choice_text(OPT_OPTIMIZER, t->settings.optimizer),
+        "fsm_state", fsm ? options_choice_text(OPT_FSM_STATE, t->settings.fsm) : NULL,
+        "fsm_recipe", fsm ? options_choice_text(OPT_FSM_RECIPE, t->settings.recipe) : NULL,
+        "seed", (json_int_t)t->settings.seed, "lr", t->settings.lr, "matrix_lr", t->settings.matrix_lr,
+        "scale_lr", t->settings.scale_lr, "resumed_from", (json_int_t)t->first_step,
+        "checkpoint", t->checkpoint, "run", t->folder.path, "stopped", t->stopped);
+    json_t *sizes = json_pack("{s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:o}",
+        "packed_bits_per_weight", bits->packed_bits_per_weight, "training_bits_per_weight", bits->training_bits_per_weight,
+        "health_bits_per_weight", bits->health_bits_per_weight, "packed_weights", (json_int_t)bits->packed_weights,
+        "training_bytes", (json_int_t)bits->training_bytes, "adamw16_bytes", (json_int_t)bits->adamw16_bytes,
+        "peak_rss_bytes", (json_int_t)qs_peak_rss(), "memory", memory_json(t));
+    (void)json_object_update(result, settings);
+    (void)json_object_update(result, sizes);
+    json_decref(settings);
+    json_decref(sizes);
+    return result;
+}
