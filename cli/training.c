@@ -117,15 +117,19 @@ static int create_trainer(training *t)
 
 static void on_skipped(void *user, const char *path, const char *reason)
 {
-    (void)user;
+    ++*(int *)user;
     warn(NAME, "skipped %s: %s", path, reason);
 }
 
-/* Continues from the newest valid checkpoint, if there is one. */
+/* Continues from the newest valid checkpoint, if there is one. Checkpoints of which none is whole are not trained over. */
 static int resume(training *t)
 {
+    int skipped = 0;
     qs_status status =
-        qs_checkpoint_latest(t->context, t->folder.path, t->checkpoint, sizeof t->checkpoint, on_skipped, NULL);
+        qs_checkpoint_latest(t->context, t->folder.path, t->checkpoint, sizeof t->checkpoint, on_skipped, &skipped);
+    if (status == QS_ERR_NOINPUT && skipped > 0)
+        return fail_with(EXIT_DATA, NAME, "%s holds %d checkpoint%s, none of them whole; restore one, or choose another --out",
+                         t->folder.path, skipped, skipped == 1 ? "" : "s");
     if (status == QS_ERR_NOINPUT) {
         t->checkpoint[0] = '\0';
         return 0;
@@ -302,9 +306,11 @@ static int take_steps(training *t)
 static int finish(training *t)
 {
     int code = 0;
+    if (t->first_step == t->settings.steps && access(t->folder.result, F_OK) == 0)
+        return 0;
     if (strcmp(t->stopped, "signal") != 0)
         code = validate(t, t->o.value[OPT_FINAL_WINDOWS].integer, true);
-    if (code != 0 || (qs_trainer_position(t->trainer) == t->first_step && access(t->folder.result, F_OK) == 0))
+    if (code != 0)
         return code;
     return run_folder_write(&t->folder, t->folder.result, training_result(t));
 }

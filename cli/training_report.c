@@ -110,6 +110,9 @@ static json_t *outcome_json(const training *t)
 
 json_t *training_result(const training *t)
 {
+    json_t *before = t->first_step == t->settings.steps ? json_load_file(t->folder.result, 0, NULL) : NULL;
+    if (before != NULL)  /* nothing was left to do */
+        return before;
     const bool fsm = t->settings.optimizer == QS_OPTIMIZER_FSM;
     const qs_bits *bits = &t->bits;
     json_t *result = outcome_json(t);

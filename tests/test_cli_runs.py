@@ -108,9 +108,21 @@ class Saving(CliCase):
         printed = self.train(run)
         self.assertEqual(printed, json.loads((run / "result.json").read_text()) | {"seconds": printed["seconds"],
                                                                                    "peak_rss_bytes": printed["peak_rss_bytes"]})
+        before = (run / "metrics.jsonl").read_bytes()
         again = self.train(run, "--resume")  # nothing is left to do: what was measured stays
-        self.assertEqual(json.loads((run / "result.json").read_text())["tokens_per_second"], printed["tokens_per_second"])
-        self.assertEqual(again["val_loss"], printed["val_loss"])
+        self.assertEqual(again, json.loads((run / "result.json").read_text()))
+        self.assertEqual(again["tokens_per_second"], printed["tokens_per_second"])
+        self.assertEqual((run / "metrics.jsonl").read_bytes(), before)
+
+    def test_damaged(self):
+        """Checkpoints of which none is whole are not trained over."""
+        run = self.folder / "run"
+        self.train(run, "--save-every", "6")
+        for name in self.checkpoints(run):
+            (run / name / "model.safetensors").write_bytes(b"damage")
+        before = (run / "metrics.jsonl").read_bytes()
+        self.refused(65, ("2 checkpoints", "--out"), "train", "--resume", "--out", run, lines=None)
+        self.assertEqual((run / "metrics.jsonl").read_bytes(), before)
 
 
 if __name__ == "__main__":

@@ -331,8 +331,8 @@ static inline qs_op qs_op_binarize(qs_view w, qs_view latent, qs_view counts, qs
     return op;
 }
 
-/* Bop (Helwegen et al. 2019) on w W1 [N, K]. With g[n,k] = scale[n] * dgrad[n,k], u = g / sqrt(mean_k g^2) (0 in a row whose sum of
- * squares is 0): average := average + gamma (u - average); w flips where average * w > tau. average, dgrad F32 [N, K], scale
+/* Bop (Helwegen et al. 2019) on w W1 [N, K]. With g[n,k] = scale[n] * dgrad[n,k], u = g / sqrt(mean_k g^2) (0 in a row without
+ * gradient): average := average + gamma (u - average); w flips where average * w > tau. average, dgrad F32 [N, K], scale
  * F16 [1, N]; gamma 0..1, tau >= 0; the rest as in BINARIZE. */
 static inline qs_op qs_op_bop(qs_view w, qs_view average, qs_view dgrad, qs_view scale, qs_view counts, qs_view sample,
                               float gamma, float tau, int64_t first_row, int64_t whole_rows)

@@ -1,5 +1,5 @@
-/* op_signs.c - signs that follow from floats: BINARIZE and BOP. Both overwrite words of w and learn what flipped by comparing them
- * with the words before. */
+/* op_signs.c - signs that follow from floats: BINARIZE and BOP. Both overwrite words of w and learn what flipped by comparing
+ * them with the words before. */
 #include <math.h>
 #include "cpu/sample.h"
 
@@ -84,7 +84,8 @@ enum { W, AVERAGE, DGRAD, SCALE };
 /* What turns unscaled sums into u: the RMS of the row with the sign of its scale, whose size cancels. */
 static float row_divisor(const qsi_run *run, int64_t row)
 {
-    const float *G = qsi_f32(&run->v[DGRAD], row), alpha = qs_half_to_float(((const uint16_t *)qsi_row(&run->v[SCALE], 0))[row]);
+    const float *G = qsi_f32(&run->v[DGRAD], row);
+    const float alpha = qs_half_to_float(((const uint16_t *)qsi_row(&run->v[SCALE], 0))[row]);
     const int64_t cols = run->v[DGRAD].cols;
     const float rms = sqrtf(run->kernels->f32_dot(G, G, cols) / (float)cols);
     return alpha > 0.0f ? rms : alpha < 0.0f ? -rms : 0.0f;

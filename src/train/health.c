@@ -1,5 +1,6 @@
-/* health.c - whether the matrices of a run are well: pulses, flips, dead and oscillating weights, drift of scales, size of gradients,
- * over windows of steps that end at multiples of health_window (docs/numerics.md, "Health"). Nothing here decides a trained byte. */
+/* health.c - whether the matrices of a run are well: pulses, flips, dead and oscillating weights, drift of scales, size of
+ * gradients, over windows of steps that end at multiples of health_window (docs/numerics.md, "Health"). Nothing here decides a
+ * trained byte. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -392,7 +393,8 @@ qs_status qsi_health_from_json(qs_trainer *t, const char *folder, const json_t *
         !counts_from(t, json_object_get(saved, "pulses"), h->steps, h->pulses) ||
         !counts_from(t, json_object_get(saved, "flips"), h->steps, h->flips) ||
         !results_from(t, json_object_get(saved, "last"), step))
-        QS_FAIL(QS_ERR_FORMAT, "%s: manifest.json: the figures under health make no sense; resume with another health_window", folder);
+        QS_FAIL(QS_ERR_FORMAT, "%s: manifest.json: the figures under health make no sense; resume with another health_window",
+                folder);
 fail:
     return status;
 }
