@@ -70,10 +70,12 @@ printf '%s' "$prompt"
 "$qsbits" generate --model "$run" --prompt "$prompt" -n 500 --temp 0.7
 printf '\n'
 
+say "Pictures of the run"
+"$qsbits" report "$run" --out "$run/report.html"   # loss, health of the weights, bits before and after, memory
+
 say "Look further"
 cat >&2 << END
   $qsbits inspect $run                                the tensors: 1 bit a weight, 4 bits of state
   $qsbits generate --model $run --prompt "class "     more text
   $qsbits train --help                                train on your own text
-  head -n 3 $run/metrics.jsonl                        every step of the run
 END
