@@ -19,7 +19,8 @@ typedef struct qsi_kernels {
  * overrides its slots. */
 #define QSI_LEVEL_LIST(X) \
     X(SCALAR, scalar) \
-    X(AVX2, avx2)      /* AVX2, FMA, F16C, BMI1, BMI2, POPCNT */
+    X(AVX2, avx2)      /* AVX2, FMA, F16C, BMI1, BMI2, POPCNT */ \
+    X(AVX512, avx512)  /* AVX-512 F, BW, DQ, VL */
 
 typedef enum qsi_level {
 #define QSI_LEVEL_ENUM(name, text) QSI_LEVEL_##name,
