@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "commands.h"
@@ -37,27 +38,27 @@ static bool write_page(FILE *file, const char *data, size_t *bytes)
     return fwrite(page, 1, head, file) == head && write_data(file, data, bytes) && fputs(tail, file) >= 0;
 }
 
+/* By way of a temporary file, so that an old page stays until the new one is whole; devices and pipes are written as they are. */
 static int write_file(const char *name, const char *path, const char *data, size_t *bytes)
 {
     char temporary[PATH_MAX];
-    if (path[0] == '\0' || snprintf(temporary, sizeof temporary, "%s.tmp", path) >= PATH_MAX)
+    struct stat info;
+    const bool direct = stat(path, &info) == 0 && !S_ISREG(info.st_mode);
+    if (path[0] == '\0' || snprintf(temporary, sizeof temporary, "%s%s", path, direct ? "" : ".tmp") >= PATH_MAX)
         return fail_usage(name, "--out '%.64s' is empty or too long; choose another name", path);
     FILE *file = fopen(temporary, "w");
     if (file == NULL)
         return fail_with(EXIT_CREATE, name, "cannot create %s (%s); choose another --out", temporary, strerror(errno));
-    const bool written = write_page(file, data, bytes) && fflush(file) == 0 && fsync(fileno(file)) == 0;
+    const bool written = write_page(file, data, bytes) && fflush(file) == 0 && (direct || fsync(fileno(file)) == 0);
     const int reason = errno;
-    if (fclose(file) != 0 || !written) {
+    int code = 0;
+    if (fclose(file) != 0 || !written)
+        code = fail_with(EXIT_IO, name, "cannot write %s (%s); check the disk and its free space", temporary, strerror(reason));
+    else if (!direct && rename(temporary, path) != 0)
+        code = fail_with(EXIT_CREATE, name, "cannot create %s (%s); choose another --out", path, strerror(errno));
+    if (code != 0 && !direct)
         (void)unlink(temporary);
-        return fail_with(EXIT_IO, name, "cannot write %s (%s); check the disk and its free space", temporary,
-                         strerror(reason));
-    }
-    if (rename(temporary, path) != 0) {
-        const int why = errno;
-        (void)unlink(temporary);
-        return fail_with(EXIT_CREATE, name, "cannot create %s (%s); choose another --out", path, strerror(why));
-    }
-    return 0;
+    return code;
 }
 
 int report_write(const char *name, int count, const char *const *folders, const char *tensor, const char *path)

@@ -65,8 +65,8 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE } option_kind;
     X(BATCH, "batch", 'b', INT, 1, 1 << 20, RUNS, SETTING, "Training", "N", "32", "windows per step") \
     X(SEED, "seed", 's', INT, 0, INT64_MAX, TRAIN, SETTING, "Training", "N", "1", "of all random numbers") \
     X(LR, "lr", 0, REAL, 1e-12, 1e30, TRAIN, SETTING, "Training", "R", "(searched)", "rate of the float parameters") \
-    X(MATRIX_LR, "matrix-lr", 0, REAL, 1e-12, 1e30, TRAIN, SETTING, "Training", "R", "(lr; bop: searched)", \
-      "rate of latents (ste) or dense weights (adamw), share of a new gradient in the average (bop)") \
+    X(MATRIX_LR, "matrix-lr", 0, REAL, 1e-12, 1e30, TRAIN, SETTING, "Training", "R", "(lr; bop: 0.1)", \
+      "rate of latents (ste), dense weights (adamw), the average (bop)") \
     X(SCALE_LR, "scale-lr", 0, REAL, 1e-12, 1e30, TRAIN, SETTING, "Training", "R", "(searched)", "rate of the row scales") \
     X(WARMUP, "warmup", 0, INT, 0, INT64_C(1) << 31, RUNS, SETTING, "Training", "N", "(min(50, steps/10))", \
       "steps in which the rate rises") \

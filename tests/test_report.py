@@ -340,6 +340,16 @@ class Refusing(ReportCase):
         (self.folder / "page.html.tmp").symlink_to("/dev/full")
         self.refused(74, "No space left", "report", run, "--out", self.folder / "page.html")
 
+    def test_pipe(self):
+        """What is no plain file is written as it is, not replaced by one."""
+        run, pipe = write_run(self.folder / "run", config(), []), self.folder / "pipe"
+        os.mkfifo(pipe)
+        reader = subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE)
+        self.ok("report", run, "--out", pipe)
+        page = reader.communicate(timeout=60)[0]
+        self.assertTrue(page.rstrip().endswith(b"</html>"))
+        self.assertTrue(pipe.is_fifo())
+
 
 # ---- bit maps ------------------------------------------------------------------------------------------------------------
 
