@@ -23,7 +23,7 @@ typedef void qs_log_fn(void *user, qs_log_level level, const char *text);
 typedef struct qs_options {
     size_t struct_size;      /* set by qs_options_default */
     int threads;             /* 0: as many as affinity mask and cgroup quota allow; else 1..1024 */
-    const char *cpu;         /* kernel level: NULL = $QSBITS_CPU or the best; "scalar", "avx2", ... */
+    const char *cpu;         /* kernel level: NULL = $QSBITS_CPU or the best; "scalar", "avx2", "avx512" */
     const char *device;      /* NULL or "cpu"; else the name of a plugin ("cuda" loads
                                 libqsbits-cuda.so from backend_dir) or its absolute path */
     const char *backend_dir; /* absolute folder of plugins; NULL = $QSBITS_BACKEND_DIR or the library's folder */

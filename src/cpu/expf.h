@@ -1,5 +1,6 @@
 /* expf.h - the defined exponential of class ORDERED: one sequence of fp32 operations that every level repeats lane by
- * lane (the 8-lane twin is qsi_exp8 in avx2.h), so that exp(x) is the same bits everywhere and never a libm's.
+ * lane (the twins of 8 and 16 lanes are qsi_exp8 in avx2.h and qsi_exp16 in avx512.h), so that exp(x) is the same bits
+ * everywhere and never a libm's.
  *
  *   x > EXP_HIGH: +inf.  x < EXP_LOW: +0.  NaN: NaN.  Otherwise
  *   n = rint(x * log2(e)),  r = x - n * ln(2) in two fma steps (the first is exact),  |r| < 0.3467,
