@@ -98,6 +98,8 @@ static int open_comparison(comparison *c, const options *o)
     c->seeds = c->o.value[OPT_SEEDS].integer;
     c->planned = c->count * (int)c->seeds;
     c->results = calloc((size_t)c->planned, sizeof *c->results);
+    if (c->o.value[OPT_SEARCH_LR].given)
+        c->planned += c->count * (SEARCH_LEAST - 1);
     if (c->results == NULL)
         return fail_with(71, NAME, "no memory; close other programs");
     json_t *ours = settings_options(&c->o, c->data);
@@ -197,12 +199,12 @@ static int start(const options *o)
     if (code == 0) {
         signals_catch();
         code = run_all(c, searches, &statistics);
-        if (code == EXIT_STOPPED || code > 128) {
+        if (code == EXIT_STOPPED || code > 128)
             (void)fail_with(code, NAME, "stopped after %d of %d runs; go on with the same command", c->done, c->planned);
-            code = code == EXIT_STOPPED ? 0 : code;
-        } else if (code == 0) {
+        if (code == EXIT_STOPPED)  /* out of time: what there is so far */
+            code = write_statistics(c, searches, &statistics);
+        if (code == 0)
             code = finish(c, statistics);
-        }
     }
     close_comparison(c);
     json_decref(searches);
@@ -223,7 +225,8 @@ const command compare_command = {
         "(--arms ...@LR, the searched default, or --search-lr). Ends in a table: validation loss, paired differences to ste\n"
         "and closure (the share of the way from frozen signs to ste), each with its standard error over the seeds, measured\n"
         "bits per weight, speed and flips; as text (--json: an object), and in DIR as compare.json, compare.md and\n"
-        "report.html. The same command goes on after Ctrl-C or a kill; more arms or seeds may be added to it later.",
+        "report.html. The same command goes on after Ctrl-C or a kill; more arms or seeds may be added to it later.\n"
+        "--search-lr chooses by the validation loss of seed 1, whose run then stands in the table as well.",
     .examples = {"qsbits compare --data book.txt --out arms --arms fsm:c4,fsm:c2,ste,frozen,adamw,bop --seeds 3 --steps 1200",
                  "qsbits compare --data book.txt --out rates --arms fsm:c4,ste --search-lr --seeds 1 --steps 600"},
     .exit_codes = CODES,

@@ -38,23 +38,30 @@ static bool write_page(FILE *file, const char *data, size_t *bytes)
     return fwrite(page, 1, head, file) == head && write_data(file, data, bytes) && fputs(tail, file) >= 0;
 }
 
-/* By way of a temporary file, so that an old page stays until the new one is whole; devices and pipes are written as they are. */
+/* By way of a temporary file beside it, so that an old page stays until the new one is whole. A link is followed; devices and pipes
+ * are written as they are. */
 static int write_file(const char *name, const char *path, const char *data, size_t *bytes)
 {
-    char temporary[PATH_MAX];
+    char target[PATH_MAX], temporary[PATH_MAX];
     struct stat info;
     const bool direct = stat(path, &info) == 0 && !S_ISREG(info.st_mode);
-    if (path[0] == '\0' || snprintf(temporary, sizeof temporary, "%s%s", path, direct ? "" : ".tmp") >= PATH_MAX)
+    if (path[0] == '\0' || strlen(path) >= PATH_MAX - 32)
         return fail_usage(name, "--out '%.64s' is empty or too long; choose another name", path);
-    FILE *file = fopen(temporary, "w");
+    if (direct || realpath(path, target) == NULL)
+        (void)snprintf(target, sizeof target, "%s", path);
+    if (direct)
+        (void)snprintf(temporary, sizeof temporary, "%s", path);
+    else if (snprintf(temporary, sizeof temporary, "%s.%ld.tmp", target, (long)getpid()) >= PATH_MAX)
+        return fail_usage(name, "--out '%.64s' is too long; choose another name", path);
+    FILE *file = fopen(temporary, direct ? "w" : "wx");
     if (file == NULL)
         return fail_with(EXIT_CREATE, name, "cannot create %s (%s); choose another --out", temporary, strerror(errno));
     const bool written = write_page(file, data, bytes) && fflush(file) == 0 && (direct || fsync(fileno(file)) == 0);
     const int reason = errno;
     int code = 0;
     if (fclose(file) != 0 || !written)
-        code = fail_with(EXIT_IO, name, "cannot write %s (%s); check the disk and its free space", temporary, strerror(reason));
-    else if (!direct && rename(temporary, path) != 0)
+        code = fail_with(EXIT_IO, name, "cannot write %s (%s); check the disk and its free space", path, strerror(reason));
+    else if (!direct && rename(temporary, target) != 0)
         code = fail_with(EXIT_CREATE, name, "cannot create %s (%s); choose another --out", path, strerror(errno));
     if (code != 0 && !direct)
         (void)unlink(temporary);

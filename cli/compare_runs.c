@@ -74,20 +74,20 @@ static json_t *finished_result(const char *folder)
 static double time_left(const comparison *c)
 {
     double all = 0.0, left = 0.0;
-    int runs = 0, known = 0;
+    int runs = 0, ahead = c->planned - c->done;
     for (int i = 0; i < c->count; i++) {
         all += c->arm_seconds[i];
         runs += c->arm_runs[i];
     }
-    for (int i = 0; i < c->count; i++) {
-        for (int64_t seed = 0; seed < c->seeds; seed++) {
-            if (c->results[i * c->seeds + seed] != NULL)
-                continue;
-            left += c->arm_runs[i] > 0 ? c->arm_seconds[i] / c->arm_runs[i] : all / runs;
-            known++;
+    for (int i = 0; i < c->count && !c->o.value[OPT_SEARCH_LR].given; i++) {
+        for (int64_t seed = 0; seed < c->seeds && c->arm_runs[i] > 0; seed++) {
+            if (c->results[i * c->seeds + seed] == NULL) {
+                left += c->arm_seconds[i] / c->arm_runs[i];
+                ahead--;
+            }
         }
     }
-    return runs == 0 || known == 0 ? NAN : left;
+    return runs == 0 || c->planned == c->done ? NAN : left + ahead * all / runs;
 }
 
 static void tell(const comparison *c, const char *label, const json_t *result)
@@ -130,11 +130,12 @@ int compare_run(comparison *c, int index, double lr, int64_t seed, json_t **resu
 {
     options o;
     run_texts texts;
-    char label[LABEL];
+    char label[LABEL], rate[NUMBER] = "";
     const arm *a = &c->arms[index];
     fill_texts(c, a, lr, seed, &texts);
-    (void)snprintf(label, sizeof label, "[%d/%d] %s%s%s seed %lld", c->done + 1, c->planned, a->name,
-                   lr > 0.0 && a->lr <= 0.0 ? " lr " : "", lr > 0.0 && a->lr <= 0.0 ? texts.lr : "", (long long)seed);
+    if (lr > 0.0 && a->lr <= 0.0)
+        (void)snprintf(rate, sizeof rate, " lr %g", lr);
+    (void)snprintf(label, sizeof label, "[%d/%d] %s%s seed %lld", c->done + 1, c->planned, a->name, rate, (long long)seed);
     if (!run_options(c, a, &texts, lr, &o))
         return EXIT_INTERNAL;
     *result = finished_result(texts.folder);
@@ -152,6 +153,7 @@ int compare_run(comparison *c, int index, double lr, int64_t seed, json_t **resu
 /* Rates center * 2^-SEARCH_REACH .. center * 2^SEARCH_REACH and what they gave. */
 typedef struct search {
     double center;
+    int tried;
     json_t *results[SEARCH_RATES];   /* NULL: not tried */
 } search;
 
@@ -178,9 +180,10 @@ static int best_of(const search *s)
 
 static int try_rate(comparison *c, int index, search *s, int rate)
 {
-    return rate < 0 || rate >= SEARCH_RATES || s->results[rate] != NULL
-               ? 0
-               : compare_run(c, index, rate_of(s, rate), 1, &s->results[rate]);
+    if (rate < 0 || rate >= SEARCH_RATES || s->results[rate] != NULL)
+        return 0;
+    c->planned += ++s->tried > SEARCH_LEAST;
+    return compare_run(c, index, rate_of(s, rate), 1, &s->results[rate]);
 }
 
 /* Tries neighbours of the best rate until both are known. */
@@ -223,9 +226,8 @@ static int default_rate(const comparison *c, const arm *a, double *rate)
 
 int compare_search(comparison *c, int index, json_t **tried)
 {
-    search s = {.center = 0.0};
+    search s = {.tried = 0};
     arm *a = &c->arms[index];
-    c->planned += 2;  /* at least three rates instead of one run with seed 1 */
     int code = default_rate(c, a, &s.center);
     if (code == 0)
         code = walk(c, index, &s);

@@ -27,6 +27,9 @@ typedef struct comparison {
 enum { EXIT_STOPPED = -1 };
 int compare_run(comparison *c, int arm, double lr, int64_t seed, json_t **result);
 
+/* Fewest rates that a search tries: the best one and its neighbours. */
+enum { SEARCH_LEAST = 3 };
+
 /* Finds the best rate of an arm with seed 1: tries half, once and twice the default, and further on in steps of two while the best
  * is at the edge. Stores it in the arm and its run as the result of seed 1; *tried (new reference) is [{"lr","val_loss"}, ...].
  * A best rate that stays at the edge is refused (65, after a message). */

@@ -91,7 +91,7 @@ static json_t *arm_json(const arm *a, int index, int64_t seeds, json_t *const *r
 {
     sample loss = {0.0, 0.0, 0.0, 0}, difference = loss, closure = loss;
     json_t *runs = json_array();
-    bool finite = true;
+    bool finite = true, spread = true;   /* spread: ste is better than frozen, so that there is a way to close */
     for (int64_t seed = 0; seed < seeds; seed++) {
         const json_t *result = results[index * seeds + seed];
         const double x = loss_of(results, seeds, index, seed), other = loss_of(results, seeds, r->to, seed);
@@ -103,13 +103,14 @@ static json_t *arm_json(const arm *a, int index, int64_t seeds, json_t *const *r
         sample_add(&loss, x);
         if (isfinite(other) && index != r->to)
             sample_add(&difference, x - other);
-        if (isfinite(frozen) && isfinite(ste) && frozen != ste)
+        spread = spread && frozen > ste;
+        if (spread)
             sample_add(&closure, (frozen - x) / (frozen - ste));
     }
     const sample none = {0.0, 0.0, 0.0, 0};
     return json_pack("{s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "arm", a->name, "lr", mean_of(results, seeds, index, "lr"),
                      "runs", runs, "loss", sample_json(finite ? &loss : &none, NULL), "difference",
-                     sample_json(finite ? &difference : &none, r->name), "closure", sample_json(finite ? &closure : &none, NULL),
+                     sample_json(finite ? &difference : &none, r->name), "closure", sample_json(finite && spread ? &closure : &none, NULL),
                      "bits_per_weight", mean_of(results, seeds, index, "training_bits_per_weight"), "tokens_per_second",
                      mean_of(results, seeds, index, "tokens_per_second"), "flips_per_weight",
                      mean_of(results, seeds, index, "flips_per_weight"));

@@ -8,7 +8,8 @@
 /* results[arm * seeds + seed - 1]: training_result of a run that is done, NULL where it is not (borrowed).
  * {"reference","arms":[{"arm","lr","runs":[...],"loss":{"mean","stderr"},"difference":{"to","mean","stderr"}|null,
  *   "closure":{"mean","stderr"}|null,"bits_per_weight","tokens_per_second","flips_per_weight"}]} (new reference).
- * Differences are taken seed by seed to ste, without it to the first arm; closure is (frozen - x) / (frozen - ste) per seed.
+ * Differences are taken seed by seed to ste, without it to the first arm; closure is (frozen - x) / (frozen - ste) per seed, null
+ * where ste is not better than frozen with every seed.
  * A standard error needs two seeds and is null for one; runs whose loss was not finite make their arm's figures null. */
 json_t *compare_statistics(const arm *arms, int count, int64_t seeds, json_t *const *results);
 

@@ -78,9 +78,13 @@ static bool read_line(reader *r, const char *text, int64_t last_step)
     bool ours = step >= r->step && step <= last_step;
     if (ours && loss != NULL) {
         ours = step > r->step_line;
-        if (ours)
+        if (ours) {
+            const double tokens = number_or_nan(json_object_get(line, "tokens")) / (double)step * (double)(step - r->step_line);
+            const double seconds = tokens / number_or_nan(json_object_get(line, "tokens_per_second"));
             history_add(r->history, json_number_value(loss), json_number_value(json_object_get(line, "flips")),
                         step - r->step_line);
+            r->history->seconds += isfinite(seconds) ? seconds : 0.0;
+        }
         r->step_line = step;
     } else if (ours && val != NULL) {
         history_validation(r->history, step, number_or_nan(val), json_is_true(json_object_get(line, "final")));

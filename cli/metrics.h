@@ -22,6 +22,7 @@ enum { METRICS_RECENT = 50 };
 typedef struct history {
     int64_t count;                  /* steps */
     double flips;                   /* sum over steps */
+    double seconds;                 /* that all steps took, in whatever process */
     double recent[METRICS_RECENT];  /* losses of the last steps, by step modulo METRICS_RECENT; a mean is its steps' */
     double val_start, val_last;     /* NaN: unknown */
     int64_t val_step;               /* of val_last, -1: none */

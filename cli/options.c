@@ -165,8 +165,13 @@ static bool set_value(options *o, option_id id, const char *where, const char *t
         }
         v->integer = index;
     }
-    if (row->kind == FLAG)
-        v->integer = strcmp(text, "false") != 0;
+    if (row->kind == FLAG) {
+        v->integer = strcmp(text, "true") == 0;
+        if (!v->integer && strcmp(text, "false") != 0) {
+            (void)fail_usage(o->command->name, "%s '%s' is neither true nor false; give one of them", where, text);
+            return false;
+        }
+    }
     v->text = text;
     return true;
 }

@@ -35,7 +35,7 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE } option_kind;
  * A default that starts with "(" is only told: the option then counts as not given. NULL: nothing to tell. */
 #define OPTION_LIST(X) \
     X(DATA, "data", 0, TEXT, 0, 0, RUNS | EVAL, SETTING, "Text", "FILE|DIR|GLOB", NULL, \
-      "the text: a file, a folder or a quoted pattern such as 'books/*.txt', whose text files are joined") \
+      "the text: a file, a pattern such as 'books/*.txt' (quoted), or a folder of text files") \
     X(VAL_FRACTION, "val-fraction", 0, REAL, 1e-6, 1, RUNS | EVAL, SETTING, "Text", "F", "(0.1)", \
       "share at the end of the text that is kept for validation; up to 0.5, for eval up to 1") \
     X(MODEL, "model", 'm', TEXT, 0, 0, EVAL | GENERATE, PLAIN, "Model", "RUN", NULL, \

@@ -81,6 +81,8 @@ static int read_object(const char *name, const char *path, int64_t limit, json_t
 {
     struct stat st;
     json_error_t error;
+    if (stat(path, &st) == 0 && !S_ISREG(st.st_mode))
+        return fail_with(EXIT_DATA, name, "%s is no plain file; restore it or leave the folder out", path);
     FILE *file = fopen(path, "r");
     if (file == NULL || fstat(fileno(file), &st) != 0 || st.st_size > limit) {
         const int code = file == NULL
@@ -144,7 +146,7 @@ static int read_result(const char *name, const char *folder, json_t *run)
         (void)json_object_set_new(run, "memory", scalars_of(memory));
         (void)json_object_set_new(run, "memory_peak", json_true());
     }
-    (void)json_object_set_new(run, "rss", number_of(result, "peak_rss_bytes"));
+    (void)json_object_set_new(run, "peak", number_of(result, "peak_bytes"));
     (void)json_object_set_new(run, "result", scalars_of(result));
     json_decref(result);
     return 0;

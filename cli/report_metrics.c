@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "report_data.h"
 
@@ -238,14 +239,15 @@ static void put_memory(json_t *memory, json_t *run)
 {
     json_t *tags = json_object(), *value = NULL;
     const char *tag = NULL;
+    double all = 0.0;
     json_object_foreach(memory, tag, value) {
-        if (!json_is_number(value) || strlen(tag) > TEXT_LIMIT)
+        if (!json_is_number(value) || strlen(tag) > TEXT_LIMIT || strcmp(tag, "rss") == 0)
             continue;
-        if (strcmp(tag, "rss") != 0)
-            (void)json_object_set(tags, tag, value);
-        else if (!json_is_number(json_object_get(run, "rss")))
-            (void)json_object_set(run, "rss", value);
+        (void)json_object_set(tags, tag, value);
+        all += json_number_value(value);
     }
+    if (all > 0.0 && !json_is_number(json_object_get(run, "peak")))
+        (void)json_object_set_new(run, "peak", json_number(all));
     if (json_object_get(run, "memory") == NULL && memory != NULL)
         (void)json_object_set(run, "memory", tags);
     json_decref(tags);
@@ -258,9 +260,13 @@ int report_metrics(const char *name, const char *path, json_t *run)
     reading r;
     memset(&r, 0, sizeof r);
     r.warnings = json_array();
-    FILE *file = fopen(path, "r");
+    struct stat info;
+    const bool odd = stat(path, &info) == 0 && !S_ISREG(info.st_mode);  /* a pipe would have to be waited for */
+    FILE *file = odd ? NULL : fopen(path, "r");
     char *line = malloc(LINE_BYTES);
-    if (line == NULL)
+    if (odd)
+        code = fail_with(EXIT_DATA, name, "%s is no plain file; restore it or leave the folder out", path);
+    else if (line == NULL)
         code = fail_with(71, name, "no memory for %s; close other programs", path);
     else if (file != NULL)
         code = read_lines(name, path, file, line, &r);

@@ -137,7 +137,10 @@ int run_folder_create(run_folder *run)
     if (run->lock < 0)
         return fail_with(EXIT_CREATE, "train", "cannot open the folder %s (%s); choose another --out", run->path,
                          strerror(errno));
-    if (flock(run->lock, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+    const bool locked = flock(run->lock, LOCK_EX | LOCK_NB) == 0;
+    if (!locked && errno != EWOULDBLOCK)
+        warn("train", "cannot lock %s (%s); see to it that no other process trains there", run->path, strerror(errno));
+    else if (!locked)
         return fail_with(EXIT_CREATE, "train", "another process is training in %s; wait for it or choose another --out",
                          run->path);
     if (access(run->path, W_OK | X_OK) != 0)
@@ -173,6 +176,9 @@ int run_folder_read_config(const run_folder *run, json_t **out)
         *out = config;
         return 0;
     }
+    if (config == NULL)
+        return fail_with(EXIT_CREATE, "train", "%s is damaged (line %d: %s); restore it or choose another --out", run->config,
+                         error.line, error.text);
     json_decref(config);
     return fail_with(EXIT_CREATE, "train", "%s is not from qsbits train; choose another --out", run->config);
 }

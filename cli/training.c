@@ -73,6 +73,9 @@ static int read_settings(training *t)
     if (status != QS_OK)
         return fail_library(NAME, status, NULL);
     t->eval_every = t->o.value[OPT_EVAL_EVERY].given ? t->o.value[OPT_EVAL_EVERY].integer : automatic_interval(t);
+    if (t->eval_every == 0 && (t->o.value[OPT_KEEP_BEST].given || t->o.value[OPT_PATIENCE].integer > 0))
+        return fail_usage(NAME, "--%s needs validations on the way, and --eval-every is 0; leave one of them away",
+                          t->o.value[OPT_KEEP_BEST].given ? "keep-best" : "patience");
     return read_save_every(t);
 }
 
@@ -273,7 +276,6 @@ static int one_step(training *t)
         return stop_nonfinite(t, qs_trainer_position(t->trainer) + 1);
     if (status != QS_OK)
         return fail_run(t, status, NULL);
-    t->step_seconds += seconds;
     int code = watch_step(&t->watch, &info, seconds);
     if (code == 0 && window > 0 && info.step % window == 0)
         code = watch_health(&t->watch, t->context, t->trainer, info.step);

@@ -28,11 +28,11 @@ typedef struct training {
     double save_seconds, saved_at;  /* 0: not by time; clock of the newest checkpoint */
     int64_t val_tokens;             /* of the last validation */
     qs_bits bits;
-    double started, step_seconds;   /* clock at the start; time spent in steps */
+    double started;                 /* clock */
     const char *stopped;            /* "steps", "time", "patience", "signal", "nonfinite" */
 } training;
 
-/* Prepares a run without touching its folder: options completed, text open, trainer created. label: as above.
+/* Prepares a run without touching its folder: options completed and checked, text open. label: as above.
  * 0 or an exit code after a message. t is to be closed in either case. */
 int training_open(training *t, const options *o, const char *label);
 
@@ -43,7 +43,8 @@ int training_run(training *t);
 
 void training_close(training *t);
 
-/* The result as one object: what --json prints and RUN/result.json holds (new reference). */
+/* The result as one object: what --json prints and RUN/result.json holds (new reference). Speed and flips are those of the whole
+ * run, also of processes before a resume; seconds and peak_rss_bytes are of this process, peak_bytes of this run in it. */
 json_t *training_result(const training *t);
 
 /* What is about to be trained, and what came of it, for people, on standard error. */

@@ -76,7 +76,7 @@ void training_tell_end(const training *t)
         fprintf(stderr, "early   no better validation than %.4f of step %lld in %lld validations, so it stopped at step %lld of %lld\n",
                 h->best_loss, (long long)h->best_step, (long long)h->since_best, (long long)qs_trainer_position(t->trainer),
                 (long long)t->settings.steps);
-    if (t->folder.best[0] != '\0' && t->o.value[OPT_KEEP_BEST].given)
+    if (t->o.value[OPT_KEEP_BEST].given && h->best_step > 0)
         fprintf(stderr, "best    %s, validation %.4f at step %lld\n", t->folder.best, h->best_loss, (long long)h->best_step);
     fprintf(stderr, "run     %s\nnext    qsbits generate --model %s --prompt \"The \" -n 400\n        qsbits report %s\n",
             t->checkpoint, t->folder.path, t->folder.path);
@@ -99,10 +99,10 @@ static json_t *outcome_json(const training *t)
     const history *h = &t->watch.history;
     const int64_t step = qs_trainer_position(t->trainer), step_tokens = t->settings.batch * t->model.ctx;
     const double val_loss = strcmp(t->stopped, "nonfinite") == 0 ? NAN : h->val_last;
-    const double speed = t->step_seconds > 0.0 ? (double)((step - t->first_step) * step_tokens) / t->step_seconds : 0.0;
+    const double speed = h->seconds > 0.0 ? (double)(step * step_tokens) / h->seconds : 0.0;
     return json_pack("{s:I, s:I, s:I, s:f, s:f, s:f, s:o, s:o, s:o, s:I, s:o, s:I, s:f}",
         "step", (json_int_t)step, "steps", (json_int_t)t->settings.steps, "tokens", (json_int_t)(step * step_tokens),
-        "seconds", now_seconds() - t->started, "step_seconds", t->step_seconds, "tokens_per_second", speed,
+        "seconds", now_seconds() - t->started, "step_seconds", h->seconds, "tokens_per_second", speed,
         "train_loss", json_number(history_recent_loss(h)), "val_loss", json_number(val_loss),
         "val_loss_start", json_number(h->val_start), "val_tokens", (json_int_t)t->val_tokens,
         "best_loss", json_number(h->best_loss), "best_step", (json_int_t)h->best_step, "flips_per_weight", h->flips);
@@ -124,11 +124,13 @@ json_t *training_result(const training *t)
         "seed", (json_int_t)t->settings.seed, "lr", t->settings.lr, "matrix_lr", t->settings.matrix_lr,
         "scale_lr", t->settings.scale_lr, "resumed_from", (json_int_t)t->first_step,
         "checkpoint", t->checkpoint, "run", t->folder.path, "stopped", t->stopped);
-    json_t *sizes = json_pack("{s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:o}",
+    qs_memory_usage all;
+    qs_memory(t->context, QS_MEMORY_TAGS, &all);
+    json_t *sizes = json_pack("{s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:o}",
         "packed_bits_per_weight", bits->packed_bits_per_weight, "training_bits_per_weight", bits->training_bits_per_weight,
         "health_bits_per_weight", bits->health_bits_per_weight, "packed_weights", (json_int_t)bits->packed_weights,
         "training_bytes", (json_int_t)bits->training_bytes, "adamw16_bytes", (json_int_t)bits->adamw16_bytes,
-        "peak_rss_bytes", (json_int_t)qs_peak_rss(), "memory", memory_json(t));
+        "peak_rss_bytes", (json_int_t)qs_peak_rss(), "peak_bytes", (json_int_t)all.peak_bytes, "memory", memory_json(t));
     (void)json_object_update(result, settings);
     (void)json_object_update(result, sizes);
     json_decref(settings);

@@ -102,6 +102,7 @@ int watch_step(watch *w, const qs_step_info *info, double seconds)
     w->since_seconds += seconds;
     w->since_steps++;
     history_add(&w->history, info->loss, info->flips, 1);
+    w->history.seconds += seconds;
     progress_step(&w->progress, info, seconds);
     return w->log_every > 0 && info->step % w->log_every == 0 ? tell_steps(w) : 0;
 }
@@ -117,7 +118,7 @@ int watch_validation(watch *w, int64_t step, double val_loss, int64_t val_tokens
     const bool again = w->history.val_step == step;  /* on the way and final: one point is enough in a plot */
     history_validation(&w->history, step, val_loss, final);
     progress_validation(&w->progress, val_loss);
-    progress_say(&w->progress, "step %lld  validation loss %.4f", (long long)step, val_loss);
+    progress_say(&w->progress, "step %lld  %svalidation loss %.4f", (long long)step, final && step > 0 ? "final " : "", val_loss);
     const int code = told_metrics(w, metrics_validation(&w->metrics, step, val_loss, val_tokens, final));
     return code != 0 || again ? code : told_events(w, events_write(&w->events, step, 1, &name, &val_loss));
 }

@@ -29,6 +29,7 @@ class Config(CliCase):
                 ("{", 65, ("run.json", "line 1")), ("[1]", 65, ("run.json", "object")), ("{} {}", 65, ("run.json",)),
                 ({"layer": 2}, 65, ("run.json", "layer")), ({"layers": 0}, 65, ("run.json: layers", "1 to 4096")),
                 ({"layers": None}, 65, ("layers", "number")), ({"steps": [1]}, 65, ("steps",)),
+                ({"qk-norm": "no"}, 65, ("qk-norm", "neither true nor false")), ({"tied": 1}, 65, ("tied",)),
                 ({"optimizer": "sgd"}, 65, ("optimizer", "sgd")), ('{"steps": 1, "steps": 2}', 65, ("run.json",))):
             with self.subTest(value=value):
                 self.refused(code, words, "train", "--data", self.text, "--out", out, "--config", self.write(value))
@@ -94,6 +95,10 @@ class Saving(CliCase):
         self.assertEqual(os.readlink(run / "best"), f"step-{best:08d}")
         self.assertEqual(self.checkpoints(run), sorted({f"step-{best:08d}", "step-00000150"}))
         self.ok("generate", "--model", run / "best", "-n", "5")
+
+    def test_no_validations(self):
+        for more in (("--keep-best",), ("--patience", "2")):
+            self.refused(64, (more[0], "--eval-every"), *self.train_arguments(self.folder / "run", "--eval-every", "0", *more))
 
     def test_patience(self):
         run = self.folder / "run"

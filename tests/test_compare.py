@@ -19,7 +19,7 @@ class Compare(CliCase):
 
     def test_table(self):
         """Means, errors, paired differences and closure follow from the runs' own results; single runs have the same bytes."""
-        arms = "fsm:c4,ste,frozen,bop"
+        arms = "fsm:c4,ste,frozen@1e-12,bop"  # frozen at its start: there is a way to close
         found = self.json(*self.arguments("--arms", arms, "--seeds", "2"))
         out = self.folder / "arms"
         self.assertEqual(json.loads((out / "compare.json").read_text()), found)
@@ -34,7 +34,7 @@ class Compare(CliCase):
             self.assertAlmostEqual(arm["loss"]["stderr"], statistics.stdev(loss[arm["arm"]]) / math.sqrt(2), 12)
             self.assertAlmostEqual(arm["bits_per_weight"], runs[0]["training_bits_per_weight"])
         differences = [a - b for a, b in zip(loss["fsm:c4"], loss["ste"])]
-        closures = [(f - a) / (f - b) for a, b, f in zip(loss["fsm:c4"], loss["ste"], loss["frozen"])]
+        closures = [(f - a) / (f - b) for a, b, f in zip(loss["fsm:c4"], loss["ste"], loss["frozen@1e-12"])]
         c4 = found["arms"][0]
         self.assertEqual(c4["difference"]["to"], "ste")
         self.assertAlmostEqual(c4["difference"]["mean"], statistics.mean(differences), 12)
@@ -74,6 +74,7 @@ class Compare(CliCase):
     def test_time_limit(self):
         done = self.ok(*self.arguments("--arms", "frozen,ste", "--seeds", "1", "--time-limit", "0.0001"))
         self.assertIn("go on with the same command", done.stderr.decode())
+        self.assertIn(b"frozen", done.stdout, "a table of what there is")
         self.assertEqual(len(self.json(*self.arguments("--arms", "frozen,ste", "--seeds", "1"))["arms"]), 2)
 
     def test_search(self):
@@ -86,6 +87,24 @@ class Compare(CliCase):
         self.assertEqual([rates[i + 1] / rates[i] for i in range(len(rates) - 1)], [2.0] * (len(rates) - 1))
         self.assertEqual(found["arms"][0]["lr"], best["lr"])
         self.assertEqual(found["arms"][0]["runs"][0]["val_loss"], best["val_loss"])
+
+    def test_search_edge(self):
+        """With gradients clipped to nothing more is always better: a best rate at the edge of the rates tried is refused."""
+        message = self.refused(65, ("frozen", "at the edge", "--arms frozen@RATE"),
+                               *self.arguments("--arms", "frozen", "--seeds", "1", "--search-lr", "--clip", "1e-12"), lines=None)
+        self.assertNotIn("lr0.", message)
+
+    def test_killed_at_the_end(self):
+        """A run that was killed between its last step and its result has the speed of its steps, not none."""
+        first = self.json(*self.arguments("--arms", "frozen", "--seeds", "1"))
+        (self.folder / "arms" / "frozen-1" / "result.json").unlink()
+        again = self.json(*self.arguments("--arms", "frozen", "--seeds", "1"))
+        self.assertAlmostEqual(again["arms"][0]["tokens_per_second"] / first["arms"][0]["tokens_per_second"], 1.0, 6)
+
+    def test_no_way_to_close(self):
+        """Where ste is not better than frozen there is no closure to tell."""
+        found = self.json(*self.arguments("--arms", "frozen,ste@1e-12,fsm:c4", "--seeds", "1"))
+        self.assertEqual([arm["closure"] for arm in found["arms"]], [None] * 3)
 
     def test_nonfinite(self):
         """A rate that breaks an arm is reported as such and does not end the comparison."""

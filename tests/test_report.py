@@ -7,6 +7,7 @@ import math
 import os
 import pathlib
 import re
+import resource
 import shutil
 import struct
 import subprocess
@@ -62,7 +63,7 @@ def result(loss, **more):
     return {"step": 1000, "steps": 1000, "tokens": 512000, "seconds": 100.0, "step_seconds": 90.0, "tokens_per_second": 5688.9,
             "train_loss": loss - 0.02, "val_loss": loss, "best_loss": loss, "best_step": 950, "flips_per_weight": 3.2,
             "packed_bits_per_weight": 1.1, "training_bits_per_weight": 6.15, "packed_weights": 98304, "training_bytes": 75571,
-            "adamw16_bytes": 1179648, "peak_rss_bytes": 44000000, "stopped": "steps",
+            "adamw16_bytes": 1179648, "peak_rss_bytes": 44000000, "peak_bytes": 40000000, "stopped": "steps",
             "memory": {"weights": 1200000, "state": 4300000, "activations": 21000000, "kv-cache": 0, "other": 50000}, **more}
 
 
@@ -152,7 +153,7 @@ class Reading(ReportCase):
         self.assertRegex(told, r"page\.html: 1 run, [0-9.]+ kB\n$")
         data = self.check_page(path)
         found = data["runs"][0]
-        self.assertEqual((found["label"], found["arm"], found["memory_peak"], found["rss"]), ("one", None, True, 44000000))
+        self.assertEqual((found["label"], found["arm"], found["memory_peak"], found["peak"]), ("one", None, True, 40000000))
         self.assertEqual(found["training"]["lr"], 0.004)
         for curve in (found["train"], found["val"], {"step": found["health"]["step"], **found["health"]["all"]}):
             self.assertLessEqual(len(curve["step"]), 1000)
@@ -192,7 +193,7 @@ class Reading(ReportCase):
         self.assertIsNone(found["result"])
         self.assertEqual((found["last_step"], found["memory_peak"] if "memory_peak" in found else False), (120, False))
         self.assertEqual(found["memory"], {"weights": 1000000, "state": 4000000, "activations": 9000000})
-        self.assertEqual(found["rss"], 30000000)
+        self.assertEqual(found["peak"], 14000000)
         shutil.rmtree(run)
         run = write_run(self.folder / "going", config(), [])
         (run / "metrics.jsonl").unlink()
@@ -337,8 +338,28 @@ class Refusing(ReportCase):
     @unittest.skipUnless(os.path.exists("/dev/full"), "no /dev/full")
     def test_disk_full(self):
         run = write_run(self.folder / "run", config(), [])
-        (self.folder / "page.html.tmp").symlink_to("/dev/full")
-        self.refused(74, "No space left", "report", run, "--out", self.folder / "page.html")
+        before = sorted(p.name for p in self.folder.iterdir())
+        self.refused(74, "too large", "report", run, "--out", self.folder / "page.html",
+                     preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000)))
+        self.refused(74, "No space left", "report", run, "--out", "/dev/full")
+        self.assertEqual(sorted(p.name for p in self.folder.iterdir()), before)
+
+    def test_link(self):
+        """A link is followed, and files beside the page stay."""
+        run, page, link = write_run(self.folder / "run", config(), []), self.folder / "page.html", self.folder / "link.html"
+        (self.folder / "link.html.tmp").write_text("precious")
+        page.write_text("old")
+        link.symlink_to(page)
+        self.ok("report", run, "--out", link)
+        self.assertTrue(link.is_symlink())
+        self.assertIn("<html", page.read_text())
+        self.assertEqual((self.folder / "link.html.tmp").read_text(), "precious")
+
+    def test_no_plain_files(self):
+        run = write_run(self.folder / "run", config(), [])
+        (run / "metrics.jsonl").unlink()
+        os.mkfifo(run / "metrics.jsonl")
+        self.refused(65, "metrics.jsonl is no plain file", "report", run)
 
     def test_pipe(self):
         """What is no plain file is written as it is, not replaced by one."""

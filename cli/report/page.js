@@ -126,7 +126,7 @@ function cards() {
             }),
         card((several ? 'Fewest bits' : 'Bits') + ' per weight in training', bestGroup(result('training_bits_per_weight'), less),
             v => fixed(v, 2), null, packed),
-        card(several ? 'Least peak memory' : 'Peak memory', bestGroup(run => run.rss, less), bytes, null, () => 'whole process'));
+        card(several ? 'Least peak memory' : 'Peak memory', bestGroup(run => run.peak, less), bytes, null, () => 'booked by the library'));
 }
 
 function contents() {
@@ -466,7 +466,7 @@ const RESULTS = [
     ['Bits per weight, inference', result('packed_bits_per_weight'), v => fixed(v, 3), 'least'],
     ['Bits per weight, training', result('training_bits_per_weight'), v => fixed(v, 2), 'least'],
     ['Memory of the matrices', result('training_bytes'), bytes, 'least'], ['16-bit AdamW would take', result('adamw16_bytes'), bytes],
-    ['Peak memory', run => run.rss, bytes, 'least'],
+    ['Peak memory', run => run.peak, bytes, 'least'],
     ['Ended by', run => run.result ? run.result.stopped || DASH : 'still running, or cut off', String],
     ['Warnings', run => run.warning_count, whole],
 ];
