@@ -113,8 +113,8 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE } option_kind;
       "save whenever the validation is the best so far; RUN/best names that checkpoint, which stays") \
     X(PATIENCE, "patience", 0, INT, 0, INT64_C(1) << 31, RUNS, SETTING, "Run", "N", "0", \
       "stop after N validations without a better one, 0 is never") \
-    X(HEALTH, "health", 0, INT, 0, INT64_C(1) << 20, RUNS, SETTING, "Run", "N", "(100)", \
-      "steps of a window over which the health of the weights is measured, 0 is never; the same result") \
+    X(HEALTH, "health", 0, INT, 0, INT64_C(1) << 20, RUNS, SETTING, "Run", "N", "(steps/10, 20 to 100)", \
+      "steps over which the health of weights is measured, 0 is never; the same result") \
     X(LOG_EVERY, "log-every", 0, INT, 0, INT64_C(1) << 31, RUNS, SETTING, "Run", "N", "1", \
       "steps between lines of metrics.jsonl and events, 0 is validations and health only") \
     X(NO_EVENTS, "no-events", 0, FLAG, 0, 0, RUNS, SETTING, "Run", NULL, NULL, "no TensorBoard event file in RUN") \

@@ -478,7 +478,13 @@ static void test_options_resolved(void **state)
     s.options.lr = 1e-3;
     ok(qs_train_options_resolve(&s.options, &s.config));
     assert_true(s.options.lr == 1e-3 && s.options.matrix_lr < 8e-3);
-    assert_int_equal(s.options.health_window, 100);
+    static const int64_t windows[][2] = {{10, 20}, {250, 25}, {100000, 100}};   /* steps, automatic window */
+    for (size_t i = 0; i < sizeof windows / sizeof windows[0]; i++) {
+        s.options.steps = windows[i][0];
+        s.options.warmup = s.options.health_window = -1;
+        ok(qs_train_options_resolve(&s.options, &s.config));
+        assert_int_equal(s.options.health_window, windows[i][1]);
+    }
     s = small_setup(QS_OPTIMIZER_BOP, QS_FSM_C4, QS_RECIPE_DEFAULT);
     s.options.health_window = 0;
     ok(qs_train_options_resolve(&s.options, &s.config));

@@ -59,7 +59,8 @@ typedef struct qs_train_options {
     double amplitude_end;
     int32_t sticky;            /* 0..256; < 0: the rule's default */
     int32_t reserved;
-    int64_t health_window;     /* steps over which qs_trainer_health measures; 0: never; < 0: 100. Trained bytes are the same */
+    int64_t health_window;     /* steps over which qs_trainer_health measures; 0: never; < 0: steps / 10 within 20..100. Trained bytes
+                                  are the same */
 } qs_train_options;
 
 QS_API void qs_train_options_default(qs_train_options *options);

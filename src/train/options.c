@@ -73,7 +73,7 @@ static void fill_automatic(qs_train_options *o, const qs_model_config *model)
     if (o->sticky < 0)
         o->sticky = qs_fsm_rule_of(o->fsm)->default_sticky;
     if (o->health_window < 0)
-        o->health_window = 100;
+        o->health_window = qsi_min(100, qsi_max(20, o->steps / 10));
 }
 
 #define REAL_RANGES(X) \
