@@ -1,9 +1,7 @@
 /* cmd_compare.c - qsbits compare: several optimizers on one network, text and data order, over several seeds. */
 #include <errno.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "commands.h"
 #include "compare_runs.h"
@@ -40,7 +38,7 @@ static int complete_options(comparison *c, const options *o)
 /* What may differ when a comparison goes on: more arms, more seeds. */
 static bool may_change(const char *key)
 {
-    return strcmp(key, options_name(OPT_ARMS)) == 0 || strcmp(key, options_name(OPT_SEEDS)) == 0;
+    return strcmp(key, options_row(OPT_ARMS)->name) == 0 || strcmp(key, options_row(OPT_SEEDS)->name) == 0;
 }
 
 /* A folder that holds another comparison is refused, naming the first setting that differs. */
@@ -50,7 +48,7 @@ static int check_settings(const comparison *c, json_t *ours)
     const char *key = NULL;
     int code = run_folder_read_config(&c->folder, &saved);
     json_t *theirs = json_object_get(saved, "options");
-    if (code == 0 && saved != NULL && json_object_get(theirs, options_name(OPT_ARMS)) == NULL)
+    if (code == 0 && saved != NULL && json_object_get(theirs, options_row(OPT_ARMS)->name) == NULL)
         code = fail_with(EXIT_CREATE, NAME, "%s is the folder of a training; choose another --out", c->folder.path);
     json_object_foreach(ours, key, value) {
         const json_t *other = json_object_get(theirs, key);
@@ -70,15 +68,13 @@ static int check_settings(const comparison *c, json_t *ours)
 }
 
 /* Opens the text once, so that what is wrong with it is told before a folder is made. */
-static int check_text(comparison *c, qs_text_info *info)
+static int check_text(comparison *c)
 {
     qs_context *context = NULL;
     qs_text *text = NULL;
     int code = open_context(&c->o, &context);
     if (code == 0)
         code = open_text(&c->o, context, &text, &c->data);
-    if (code == 0)
-        qs_text_get_info(text, info);
     qs_text_free(&text);
     qs_close(&context);
     return code;
@@ -86,13 +82,12 @@ static int check_text(comparison *c, qs_text_info *info)
 
 static int open_comparison(comparison *c, const options *o)
 {
-    qs_text_info info;
     memset(c, 0, sizeof *c);
     c->started = now_seconds();
     c->folder.lock = -1;
     int code = complete_options(c, o);
     if (code == 0)
-        code = check_text(c, &info);
+        code = check_text(c);
     if (code != 0)
         return code;
     c->seeds = c->o.value[OPT_SEEDS].integer;

@@ -21,24 +21,14 @@ const option_row *options_row(option_id id)
     return &LIST[id];
 }
 
-const char *options_name(option_id id)
-{
-    return LIST[id].name;
-}
-
-bool options_is_setting(option_id id, const command *which)
-{
-    return (LIST[id].commands & which->bit) != 0 && LIST[id].traits == SETTING;
-}
-
 bool options_of(option_id id, const command *which)
 {
     return (LIST[id].commands & which->bit) != 0;
 }
 
-option_kind options_kind(option_id id)
+bool options_is_setting(option_id id, const command *which)
 {
-    return LIST[id].kind;
+    return options_of(id, which) && LIST[id].traits == SETTING;
 }
 
 /* ---- nearest word ---------------------------------------------------------------------------------------------- */

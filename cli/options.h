@@ -210,11 +210,9 @@ enum { OPTION_TEXT = 64 };
 char *options_value_text(const option_row *row, char out[OPTION_TEXT]);
 char *options_default_text(const option_row *row, char out[OPTION_TEXT]);
 
-/* Name of an option without dashes, its traits, and whether it belongs to a command. */
-const char *options_name(option_id id);
-bool options_is_setting(option_id id, const command *which);
+/* Whether an option belongs to a command, and whether it is one of its settings. */
 bool options_of(option_id id, const command *which);
-option_kind options_kind(option_id id);
+bool options_is_setting(option_id id, const command *which);
 
 /* The choice with an index as text ("c4"); static storage. */
 const char *options_choice_text(option_id id, int64_t index);

@@ -72,7 +72,7 @@ static option_id find_setting(const command *which, const char *name)
 {
     option_id found = OPTIONS;
     for (int i = OPTIONS - 1; i >= 0; i--)
-        if (strcmp(options_name((option_id)i), name) == 0 && (found == OPTIONS || options_is_setting((option_id)i, which)))
+        if (strcmp(options_row((option_id)i)->name, name) == 0 && (found == OPTIONS || options_is_setting((option_id)i, which)))
             found = (option_id)i;
     return found;
 }
@@ -108,7 +108,7 @@ int settings_merge(options *o, json_t *config, const char *path)
         (void)snprintf(where, sizeof where, "%s: %s", path, key);
         if (text == NULL)
             return fail_with(EXIT_DATA, o->command->name, "%s must be a text, a number, true or false; change it", where);
-        if (options_kind(id) == FLAG && strcmp(text, "false") == 0)
+        if (options_row(id)->kind == FLAG && strcmp(text, "false") == 0)
             continue;
         if (!options_set(o, id, where, text))
             return EXIT_DATA;
@@ -137,7 +137,7 @@ json_t *settings_options(const options *o, const char *data)
         const option_id id = (option_id)i;
         const char *text = id == OPT_DATA ? data : o->value[i].text;
         if (options_is_setting(id, o->command) && text != NULL)
-            (void)json_object_set_new(object, options_name(id), json_string(text));
+            (void)json_object_set_new(object, options_row(id)->name, json_string(text));
     }
     return object;
 }

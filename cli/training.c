@@ -1,7 +1,6 @@
 /* training.c - see training.h. */
 #include "training.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -51,7 +50,6 @@ static int read_save_every(training *t)
     t->save_steps = automatic_interval(t);
     if (!v->given)
         return 0;
-    errno = 0;
     const double value = strtod(v->text, &end);
     const bool minutes = end != v->text && strcmp(end, "m") == 0;
     if (end == v->text || !(value >= 0.0 && value <= 2147483648.0) || (*end != '\0' && !minutes) ||

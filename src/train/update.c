@@ -130,6 +130,20 @@ static qs_status frozen(qs_trainer *t, int64_t index, qs_view dy, qs_view x, con
     return qsi_run(t->model->queue, qs_op_fsm_visit(&u));
 }
 
+/* The dense gradient of an arm that needs one, and from it that of the row scales where there are some. */
+static qs_status dense_gradient(qs_trainer *t, int64_t index, qs_view dy, qs_view x, qs_view *dgrad)
+{
+    qs_status status = QS_OK;
+    const qsi_matrix *m = &t->model->matrices[index];
+    const qs_view dmaster = t->matrices[index].scale.grad;
+    *dgrad = matrix(t->visit.dgrad, m);
+    QS_TRY(qsi_run(t->model->queue, qs_op_linear_dw(*dgrad, dy, x)));
+    if (dmaster.buffer)
+        QS_TRY(qsi_run(t->model->queue, qs_op_scale_grad(dmaster, m->weight, *dgrad, m->base)));
+fail:
+    return status;
+}
+
 /* Straight-through: the gradient with respect to the sign moves the latent, whose sign is the weight (Courbariaux et al.). */
 static qs_status straight_through(qs_trainer *t, int64_t index, qs_view dy, qs_view x, const qsi_rates *r)
 {
@@ -137,9 +151,8 @@ static qs_status straight_through(qs_trainer *t, int64_t index, qs_view dy, qs_v
     qs_queue *queue = t->model->queue;
     const qsi_matrix *m = &t->model->matrices[index];
     const qsi_matrix_state *s = &t->matrices[index];
-    const qs_view dgrad = matrix(t->visit.dgrad, m);
-    QS_TRY(qsi_run(queue, qs_op_linear_dw(dgrad, dy, x)));
-    QS_TRY(qsi_run(queue, qs_op_scale_grad(s->scale.grad, m->weight, dgrad, m->base)));
+    qs_view dgrad;
+    QS_TRY(dense_gradient(t, index, dy, x, &dgrad));
     QS_TRY(qsi_run(queue, qs_op_adamw(s->latent, dgrad, s->m, s->v, qs_absent(), m->scale,
                                       adamw(r->matrix_lr, t->options.weight_decay, r))));
     QS_TRY(qsi_run(queue, qs_op_binarize(m->weight, s->latent, qs_view_rows(t->visit.counts, index, 1), s->record, 0, m->rows)));
@@ -151,14 +164,13 @@ fail:
 static qs_status bop(qs_trainer *t, int64_t index, qs_view dy, qs_view x, const qsi_rates *r)
 {
     qs_status status = QS_OK;
-    qs_queue *queue = t->model->queue;
     const qsi_matrix *m = &t->model->matrices[index];
     const qsi_matrix_state *s = &t->matrices[index];
-    const qs_view dgrad = matrix(t->visit.dgrad, m);
-    QS_TRY(qsi_run(queue, qs_op_linear_dw(dgrad, dy, x)));
-    QS_TRY(qsi_run(queue, qs_op_scale_grad(s->scale.grad, m->weight, dgrad, m->base)));
-    QS_TRY(qsi_run(queue, qs_op_bop(m->weight, s->average, dgrad, m->scale, qs_view_rows(t->visit.counts, index, 1), s->record,
-                                    (float)r->matrix_lr, qsi_bop_threshold, 0, m->rows)));
+    qs_view dgrad;
+    QS_TRY(dense_gradient(t, index, dy, x, &dgrad));
+    QS_TRY(qsi_run(t->model->queue,
+                   qs_op_bop(m->weight, s->average, dgrad, m->scale, qs_view_rows(t->visit.counts, index, 1), s->record,
+                             (float)r->matrix_lr, qsi_bop_threshold, 0, m->rows)));
 fail:
     return status;
 }
@@ -166,13 +178,11 @@ fail:
 static qs_status dense(qs_trainer *t, int64_t index, qs_view dy, qs_view x, const qsi_rates *r)
 {
     qs_status status = QS_OK;
-    qs_queue *queue = t->model->queue;
-    const qsi_matrix *m = &t->model->matrices[index];
     const qsi_matrix_state *s = &t->matrices[index];
-    const qs_view dgrad = matrix(t->visit.dgrad, m);
-    QS_TRY(qsi_run(queue, qs_op_linear_dw(dgrad, dy, x)));
-    QS_TRY(qsi_run(queue, qs_op_adamw(m->weight, dgrad, s->m, s->v, qs_absent(), qs_absent(),
-                                      adamw(r->matrix_lr, t->options.weight_decay, r))));
+    qs_view dgrad;
+    QS_TRY(dense_gradient(t, index, dy, x, &dgrad));
+    QS_TRY(qsi_run(t->model->queue, qs_op_adamw(t->model->matrices[index].weight, dgrad, s->m, s->v, qs_absent(), qs_absent(),
+                                                adamw(r->matrix_lr, t->options.weight_decay, r))));
 fail:
     return status;
 }
