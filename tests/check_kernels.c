@@ -58,14 +58,15 @@ static void check_w1_forward(test_case *c)
         p.ld[1] = p.k + draw_below(c, 3);
         p.ld[2] = p.k / 32 + draw_below(c, 3);
         p.ld[3] = p.addend == 2 ? p.ld[0] : p.n + draw_below(c, 3);
-        begin(c, (enum style)(i % STYLES), "m %d n %d k %d ld %d %d %d %d addend %d", (int)p.m, (int)p.n, (int)p.k,
-              (int)p.ld[0], (int)p.ld[1], (int)p.ld[2], (int)p.ld[3], p.addend);
+        const int bf16 = i / STYLES % 2;
+        begin(c, (enum style)(i % STYLES), "m %d n %d k %d ld %d %d %d %d addend %d bf16 %d", (int)p.m, (int)p.n,
+              (int)p.k, (int)p.ld[0], (int)p.ld[1], (int)p.ld[2], (int)p.ld[3], p.addend, bf16);
         const int y = floats(c, "y", p.addend == 2 ? UPDATE : WRITE, span(p.m, p.n, p.ld[0]));
         const int x = floats(c, "x", READ, span(p.m, p.k, p.ld[1])), w = words(c, "w", READ, span(p.n, p.k / 32, p.ld[2]));
         const int scale = halves(c, "scale", p.n), scratch = operand_add(c, "scratch", SCRATCH, BITS, QSI_W1_SCRATCH);
         const int add = p.addend == 2 ? y : p.addend ? floats(c, "addend", READ, span(p.m, p.n, p.ld[3])) : -1;
         RUN(c, k->w1_forward(F(c, y), p.ld[0], F(c, x), p.ld[1], W(c, w), p.ld[2], H(c, scale), F(c, add), p.ld[3], p.m, p.n,
-                             p.k, W(c, scratch)));
+                             p.k, bf16, W(c, scratch)));
         for (int64_t at = 0; c->style == MILD && at < p.m * p.n; at++) {
             const int64_t t = at / p.n, j = at % p.n;
             const double alpha = qs_half_to_float(((const uint16_t *)(const void *)c->op[scale].initial)[j]);
@@ -77,7 +78,7 @@ static void check_w1_forward(test_case *c)
                 magnitude += fabs(term);
             }
             near(c, "y", at, FR(c, y)[t * p.ld[0] + j], alpha * sum + extra,
-                 U * (alpha * magnitude * (double)(p.k / 4 + 4) + fabs(extra)));
+                 (U * (double)(p.k / 4 + 4) + bf16 * 0x1p-8) * alpha * magnitude + U * fabs(extra));
         }
     }
 }
@@ -90,14 +91,15 @@ static void check_w1_backward(test_case *c)
         p.ld[1] = p.n + draw_below(c, 3);
         p.ld[2] = p.k / 32 + draw_below(c, 3);
         p.ld[3] = p.addend == 2 ? p.ld[0] : p.k + draw_below(c, 3);
-        begin(c, (enum style)(i % STYLES), "m %d n %d k %d ld %d %d %d %d addend %d", (int)p.m, (int)p.n, (int)p.k,
-              (int)p.ld[0], (int)p.ld[1], (int)p.ld[2], (int)p.ld[3], p.addend);
+        const int bf16 = i / STYLES % 2;
+        begin(c, (enum style)(i % STYLES), "m %d n %d k %d ld %d %d %d %d addend %d bf16 %d", (int)p.m, (int)p.n,
+              (int)p.k, (int)p.ld[0], (int)p.ld[1], (int)p.ld[2], (int)p.ld[3], p.addend, bf16);
         const int dx = floats(c, "dx", p.addend == 2 ? UPDATE : WRITE, span(p.m, p.k, p.ld[0]));
         const int dy = floats(c, "dy", READ, span(p.m, p.n, p.ld[1])), w = words(c, "w", READ, span(p.n, p.k / 32, p.ld[2]));
         const int scale = halves(c, "scale", p.n), scratch = operand_add(c, "scratch", SCRATCH, BITS, QSI_W1_SCRATCH);
         const int add = p.addend == 2 ? dx : p.addend ? floats(c, "addend", READ, span(p.m, p.k, p.ld[3])) : -1;
         RUN(c, k->w1_backward(F(c, dx), p.ld[0], F(c, dy), p.ld[1], W(c, w), p.ld[2], H(c, scale), F(c, add), p.ld[3], p.m,
-                              p.n, p.k, W(c, scratch)));
+                              p.n, p.k, bf16, W(c, scratch)));
         for (int64_t at = 0; c->style == MILD && at < p.m * p.k; at++) {
             const int64_t t = at / p.k, q = at % p.k;
             const double extra = add < 0 ? 0.0 : F0(c, add)[t * p.ld[3] + q];
@@ -109,10 +111,12 @@ static void check_w1_backward(test_case *c)
                 magnitude += fabs(term);
             }
             near(c, "dx", at, FR(c, dx)[t * p.ld[0] + q], sum + extra,
-                 U * (magnitude * (double)(p.n / 4 + 6) + fabs(extra)));
+                 (U * (double)(p.n / 4 + 6) + bf16 * 0x1p-8) * magnitude + U * fabs(extra));
         }
     }
 }
+
+#include "check_i8.h"
 
 /* ---- dense products and plain vectors -------------------------------------------------------------------------- */
 

@@ -46,33 +46,97 @@ static double seconds_now(void)
 
 static const char *only_level;
 
-static void bench_product(test_case *c, const qsi_kernels table[QSI_LEVELS], int64_t m, int64_t n, int64_t k0, int backward)
+enum product_kind { FORWARD, BACKWARD, I8_FORWARD, I8_BACKWARD };
+
+static void bench_product(test_case *c, const qsi_kernels table[QSI_LEVELS], int64_t m, int64_t n, int64_t k0,
+                          enum product_kind kind)
 {
     begin(c, MILD, "m %d n %d k %d", (int)m, (int)n, (int)k0);
-    const int y = floats(c, "y", UPDATE, m * n), x = floats(c, "x", UPDATE, m * k0);
-    const int w = operand_add(c, "w", READ, BITS, n * k0 / 8);
+    const int y = floats(c, "y", UPDATE, m * n), x = floats(c, "x", UPDATE, m * k0), s = floats(c, "s", READ, m);
+    const int q = quants(c, "q", m * (n > k0 ? n : k0)), w = operand_add(c, "w", READ, BITS, n * k0 / 8);
     const int scale = halves(c, "scale", n), scratch = operand_add(c, "scratch", SCRATCH, BITS, QSI_W1_SCRATCH);
     for (int64_t i = 0; i < n * k0 / 8; i++)
         c->op[w].initial[i] = (uint8_t)draw(c);
     const double work = 2.0 * (double)m * (double)n * (double)k0;
-    if (backward)
-        TIME(c, table, work, "GFLOP/s",
-             k->w1_backward(F(c, x), k0, F(c, y), n, W(c, w), k0 / 32, H(c, scale), NULL, 0, m, n, k0, W(c, scratch)));
-    else
-        TIME(c, table, work, "GFLOP/s",
-             k->w1_forward(F(c, y), n, F(c, x), k0, W(c, w), k0 / 32, H(c, scale), NULL, 0, m, n, k0, W(c, scratch)));
+    switch (kind) {
+    case FORWARD:
+        TIME(c, table, work, "GOP/s",
+             k->w1_forward(F(c, y), n, F(c, x), k0, W(c, w), k0 / 32, H(c, scale), NULL, 0, m, n, k0, 0, W(c, scratch)));
+        break;
+    case BACKWARD:
+        TIME(c, table, work, "GOP/s",
+             k->w1_backward(F(c, x), k0, F(c, y), n, W(c, w), k0 / 32, H(c, scale), NULL, 0, m, n, k0, 0, W(c, scratch)));
+        break;
+    case I8_FORWARD:
+        TIME(c, table, work, "GOP/s",
+             k->w1_i8_forward(F(c, y), n, Q(c, q), k0, F(c, s), W(c, w), k0 / 32, H(c, scale), NULL, 0, m, n, k0, W(c, scratch)));
+        break;
+    case I8_BACKWARD:
+        TIME(c, table, work, "GOP/s",
+             k->w1_i8_backward(F(c, x), k0, Q(c, q), n, F(c, s), W(c, w), k0 / 32, NULL, 0, m, n, k0, W(c, scratch)));
+        break;
+    }
 }
 
-static void bench_products(test_case *c, const qsi_kernels table[QSI_LEVELS], int backward)
+static void bench_products(test_case *c, const qsi_kernels table[QSI_LEVELS], enum product_kind kind)
 {
-    static const int64_t shape[][3] = {{1, 1024, 1024}, {4, 1024, 1024}, {8, 1024, 1024},
-                                       {16, 256, 256},  {256, 256, 256}, {512, 1024, 1024}};
+    static const int64_t shape[][3] = {{1, 1024, 1024},  {4, 1024, 1024}, {8, 1024, 1024},  {16, 256, 256},
+                                       {256, 256, 256},  {512, 1024, 1024}, {1, 4096, 4096}, {128, 4096, 4096}};
     for (size_t i = 0; i < sizeof shape / sizeof shape[0]; i++)
-        bench_product(c, table, shape[i][0], shape[i][1], shape[i][2], backward);
+        bench_product(c, table, shape[i][0], shape[i][1], shape[i][2], kind);
 }
 
-static void bench_w1_forward(test_case *c, const qsi_kernels table[QSI_LEVELS]) { bench_products(c, table, 0); }
-static void bench_w1_backward(test_case *c, const qsi_kernels table[QSI_LEVELS]) { bench_products(c, table, 1); }
+static void bench_w1_forward(test_case *c, const qsi_kernels table[QSI_LEVELS]) { bench_products(c, table, FORWARD); }
+static void bench_w1_backward(test_case *c, const qsi_kernels table[QSI_LEVELS]) { bench_products(c, table, BACKWARD); }
+static void bench_w1_i8_forward(test_case *c, const qsi_kernels table[QSI_LEVELS]) { bench_products(c, table, I8_FORWARD); }
+static void bench_w1_i8_backward(test_case *c, const qsi_kernels table[QSI_LEVELS]) { bench_products(c, table, I8_BACKWARD); }
+
+static void bench_i8_row(test_case *c, const qsi_kernels table[QSI_LEVELS])
+{
+    const int64_t n = 4096;
+    float got = 0.0f;
+    begin(c, MILD, "n %d", (int)n);
+    const int q = operand_add(c, "q", WRITE, BITS, n), x = floats(c, "x", READ, n);
+    TIME(c, table, 5.0 * (double)n, "GB/s", got += k->i8_row(Q(c, q), F(c, x), NULL, n));
+    (void)got;
+}
+
+/* Tokens of a chunk with 256 features: operands, then tiles of weight gradients. */
+static void bench_i8_features(test_case *c, const qsi_kernels table[QSI_LEVELS])
+{
+    const int64_t m = 256, n = 256;
+    begin(c, MILD, "m %d n %d", (int)m, (int)n);
+    const int q = operand_add(c, "q", UPDATE, BITS, m * n), s = floats(c, "s", WRITE, n), x = floats(c, "x", READ, m * n);
+    TIME(c, table, 5.0 * (double)(m * n), "GB/s", k->i8_features(Q(c, q), n, F(c, s), F(c, x), n, m, n));
+}
+
+static void bench_bf16_features(test_case *c, const qsi_kernels table[QSI_LEVELS])
+{
+    const int64_t m = 256, n = 256;
+    begin(c, MILD, "m %d n %d", (int)m, (int)n);
+    const int q = operand_add(c, "q", UPDATE, BITS, 2 * m * n), x = floats(c, "x", READ, m * n);
+    TIME(c, table, 6.0 * (double)(m * n), "GB/s", k->bf16_features(H(c, q), n, F(c, x), n, m, n));
+}
+
+static void bench_i8_gradient(test_case *c, const qsi_kernels table[QSI_LEVELS])
+{
+    const int64_t rows = 64, cols = 256, m = 256, n = 1024;   /* a tile of a matrix of n rows and columns */
+    begin(c, MILD, "rows %d cols %d m %d", (int)rows, (int)cols, (int)m);
+    const int g = floats(c, "g", UPDATE, rows * cols), s = floats(c, "s", READ, cols), a = quants(c, "a", n * m);
+    const int b = quants(c, "b", n * m), scratch = operand_add(c, "scratch", SCRATCH, BITS, QSI_GRADIENT_SCRATCH);
+    TIME(c, table, 2.0 * (double)(rows * cols * m), "GOP/s",
+         k->i8_gradient(F(c, g), cols, Q(c, a), F(c, s), n, Q(c, b), F(c, s), n, rows, cols, m / 4, W(c, scratch)));
+}
+
+static void bench_bf16_gradient(test_case *c, const qsi_kernels table[QSI_LEVELS])
+{
+    const int64_t rows = 64, cols = 256, m = 256, n = 1024;
+    begin(c, MILD, "rows %d cols %d m %d", (int)rows, (int)cols, (int)m);
+    const int g = floats(c, "g", UPDATE, rows * cols), a = bf16s(c, "a", n * m), b = bf16s(c, "b", n * m);
+    const int scratch = operand_add(c, "scratch", SCRATCH, BITS, QSI_GRADIENT_SCRATCH);
+    TIME(c, table, 2.0 * (double)(rows * cols * m), "GOP/s",
+         k->bf16_gradient(F(c, g), cols, H(c, a), n, H(c, b), n, rows, cols, m / 2, W(c, scratch)));
+}
 
 static void bench_f32_gemm(test_case *c, const qsi_kernels table[QSI_LEVELS])
 {

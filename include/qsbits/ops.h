@@ -119,6 +119,14 @@ static inline qs_op qs_op_views(qs_op_code code, uint32_t flags, int n, const qs
     return op;
 }
 
+/* The same op in another arithmetic. Only LINEAR and LINEAR_DX with W1 weights, LINEAR_DW and FSM_VISIT with dy and x have a
+ * precision; constructors give f32. */
+static inline qs_op qs_op_with(qs_op op, qs_precision precision)
+{
+    op.i[7] = (int64_t)precision;
+    return op;
+}
+
 /* y = x, same shape and format. */
 static inline qs_op qs_op_copy(qs_view y, qs_view x)
 {

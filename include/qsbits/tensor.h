@@ -32,6 +32,22 @@ QS_API const char *qs_format_name(qs_format format);
 /* Bytes of one row of cols elements without padding, or -1 if cols does not fit the format or overflows. */
 QS_API int64_t qs_row_bytes(qs_format format, int64_t cols);
 
+/* Arithmetic of the packed products and of the weight gradient (docs/numerics.md, section 1): name, text, what. */
+#define QS_PRECISION_LIST(X) \
+    X(F32,  "f32",  "fp32 in one defined order") \
+    X(INT8, "int8", "operands in int8 with a scale per row or feature, exact sums") \
+    X(BF16, "bf16", "operands rounded to bf16, fp32 sums")
+
+typedef enum qs_precision {
+#define QS_PRECISION_ENUM(name, text, what) QS_PRECISION_##name,
+    QS_PRECISION_LIST(QS_PRECISION_ENUM)
+#undef QS_PRECISION_ENUM
+    QS_PRECISIONS
+} qs_precision;
+
+/* "int8"; NULL outside the list. */
+QS_API const char *qs_precision_name(qs_precision precision);
+
 /* Memory of one device. Zeroed when created; 4096-byte aligned. The host never dereferences it. */
 typedef struct qs_buffer qs_buffer;
 

@@ -27,6 +27,16 @@ const char *qs_format_name(qs_format format)
     return (unsigned)format < QS_FORMATS ? formats[format].name : NULL;
 }
 
+const char *qs_precision_name(qs_precision precision)
+{
+    static const char *const names[QS_PRECISIONS] = {
+#define PRECISION_TEXT(name, text, what) text,
+        QS_PRECISION_LIST(PRECISION_TEXT)
+#undef PRECISION_TEXT
+    };
+    return (unsigned)precision < QS_PRECISIONS ? names[precision] : NULL;
+}
+
 int64_t qs_row_bytes(qs_format format, int64_t cols)
 {
     int64_t bits;

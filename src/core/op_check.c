@@ -83,14 +83,31 @@ static qs_status extra_copy(const qs_op *op, const char *name)
     return QS_ERR_ARG;
 }
 
-/* LINEAR, LINEAR_DX: packed weights have a scale, float weights none. */
+/* The arithmetic of a product whose sums have `depth` terms: int8 sums of more would not fit a float. */
+static qs_status check_precision(const qs_op *op, const char *name, int64_t depth)
+{
+    qs_status status = QS_OK;
+    QS_TRY(check_int(op, name, 7, "precision", 0, QS_PRECISIONS - 1));
+    if (op->i[7] == QS_PRECISION_INT8 && depth > 1 << 17)
+        QS_FAIL(QS_ERR_SHAPE, "%s: int8 sums of %lld terms, at most %d are exact", name, (long long)depth, 1 << 17);
+fail:
+    return status;
+}
+
+/* LINEAR, LINEAR_DX: packed weights have a scale and a precision, float weights neither. */
 static qs_status extra_linear(const qs_op *op, const char *name)
 {
     bool packed = op->view[2].format == QS_W1;
-    if (packed == present(op, 3))
-        return QS_OK;
-    qsi_fail_text(packed ? "%s: scale is absent, w1 weights need one" : "%s: scale is present, f32 weights have none", name);
-    return QS_ERR_ARG;
+    if (packed != present(op, 3)) {
+        qsi_fail_text(packed ? "%s: scale is absent, w1 weights need one" : "%s: scale is present, f32 weights have none", name);
+        return QS_ERR_ARG;
+    }
+    return packed ? check_precision(op, name, op->view[1].cols) : check_int(op, name, 7, "precision of f32 weights", 0, 0);
+}
+
+static qs_status extra_linear_dw(const qs_op *op, const char *name)
+{
+    return check_precision(op, name, QS_TOKEN_CHUNK);
 }
 
 static qs_status extra_rmsnorm(const qs_op *op, const char *name)
@@ -252,6 +269,7 @@ static qs_status extra_visit(const qs_op *op, const char *name)
         QS_FAIL(QS_ERR_ARG, "%s: state is absent", name);
     if (present(op, PULSES) && op->i[0] == QS_FSM_C8)
         QS_FAIL(QS_ERR_ARG, "%s: pulses are present, the machine c8 has none", name);
+    QS_TRY(check_int(op, name, 7, "precision", 0, present(op, DGRAD) ? 0 : QS_PRECISIONS - 1));
 fail:
     return status;
 }
@@ -314,7 +332,7 @@ static const op_rule rules[QS_OPS] = {
         OUT_SAME(SLOT(4), "dx", F32, 'M', 'K'), IN("dy", F32, 'M', 'N'), IN("w", W1 | F32, 'N', 'K'),
         MAYBE("scale", F16, '1', 'N'), MAYBE("addend", F32, 'M', 'K')}, 0, extra_linear},
     [QS_OP_LINEAR_DW] = {{
-        OUT("dw", F32, 'N', 'K'), IN("dy", F32, 'M', 'N'), IN("x", F32, 'M', 'K')}, 0, NULL},
+        OUT("dw", F32, 'N', 'K'), IN("dy", F32, 'M', 'N'), IN("x", F32, 'M', 'K')}, 0, extra_linear_dw},
     [QS_OP_RMSNORM] = {{
         OUT_SAME(SLOT(1), "y", F32, 'M', 'X'), IN("x", F32, 'M', 'X'), IN("gain", F32, '1', 'D')}, 0, extra_rmsnorm},
     [QS_OP_RMSNORM_GRAD] = {{

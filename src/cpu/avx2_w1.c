@@ -202,7 +202,7 @@ FORWARD(4)
 
 static void w1_forward(float *y, int64_t ldy, const float *x, int64_t ldx, const uint32_t *w, int64_t ldw,
                        const uint16_t *scale, const float *addend, int64_t ldadd, int64_t m, int64_t n, int64_t k,
-                       void *scratch)
+                       int bf16, void *scratch)
 {
     const matrix a = {w, ldw, scale, n, k};
     for (int64_t i = 0; i < m; i += 32) {
@@ -296,7 +296,7 @@ typedef void finish_fn(float *dx, int64_t lddx, const float *acc, const float *a
 
 static void w1_backward(float *dx, int64_t lddx, const float *dy, int64_t lddy, const uint32_t *w, int64_t ldw,
                         const uint16_t *scale, const float *addend, int64_t ldadd, int64_t m, int64_t n, int64_t k,
-                        void *scratch)
+                        int bf16, void *scratch)
 {
     static add_fn *const add[] = {backward_add1, backward_add2, backward_add3, backward_add4};
     static finish_fn *const done[] = {backward_finish1, backward_finish2, backward_finish3, backward_finish4};

@@ -221,7 +221,7 @@ static void run(const product *a, void *scratch)
 
 static void w1_forward(float *y, int64_t ldy, const float *x, int64_t ldx, const uint32_t *w, int64_t ldw,
                        const uint16_t *scale, const float *addend, int64_t ldadd, int64_t m, int64_t n, int64_t k,
-                       void *scratch)
+                       int bf16, void *scratch)
 {
     const product all = {y, x, addend, ldy, ldx, ldadd, w, ldw, scale, m, n, k, 0};
     if (m > FEW || !qsi_avx512_w1_few(y, ldy, x, ldx, w, ldw, scale, addend, ldadd, m, n, k, scratch))
@@ -230,7 +230,7 @@ static void w1_forward(float *y, int64_t ldy, const float *x, int64_t ldx, const
 
 static void w1_backward(float *dx, int64_t lddx, const float *dy, int64_t lddy, const uint32_t *w, int64_t ldw,
                         const uint16_t *scale, const float *addend, int64_t ldadd, int64_t m, int64_t n, int64_t k,
-                        void *scratch)
+                        int bf16, void *scratch)
 {
     const product all = {dx, dy, addend, lddx, lddy, ldadd, w, ldw, scale, m, k, n, 1};
     run(&all, scratch);

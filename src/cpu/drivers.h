@@ -150,11 +150,29 @@ const float *qsi_tree_finish(qsi_tree *tree);
 enum { QSI_GRAD_ROWS = 64, QSI_GRAD_COLS = 256 };
 _Static_assert(QSI_GRAD_ROWS % QS_ROW_BLOCK == 0 && QSI_GRAD_COLS % 32 == 0, "tiles are whole row blocks and words");
 
-int64_t qsi_grad_scratch(int64_t tokens);
+/* dy or x of all tokens; int8 and bf16: converted, chunk by chunk, [chunks][256 tokens x features], int8 with [chunks, features]
+ * scales. */
+typedef struct qsi_operand {
+    const qsi_slot *from;
+    char *packed;
+    float *scale;
+} qsi_operand;
+
+typedef struct qsi_grad {
+    const qsi_kernels *kernels;
+    qs_precision precision;
+    qsi_operand dy, x;
+} qsi_grad;
+
+/* Bytes of shared scratch for converted operands, and of own scratch for a tile. */
+int64_t qsi_grad_shared(qs_precision precision, const qsi_slot *dy, const qsi_slot *x);
+int64_t qsi_grad_scratch(qs_precision precision, int64_t tokens);
+
+/* Converts the operands in memory (qsi_grad_shared bytes, 64-byte aligned), in tasks of its own. */
+qsi_grad qsi_grad_start(const qsi_run *run, qs_precision precision, const qsi_slot *dy, const qsi_slot *x, char *memory);
 
 /* The tile at (row, col): [rows, cols], tightly packed, in scratch. */
-const float *qsi_grad_tile(const qsi_kernels *kernels, const qsi_slot *dy, const qsi_slot *x, int64_t row, int64_t rows,
-                           int64_t col, int64_t cols, char *scratch);
+const float *qsi_grad_tile(const qsi_grad *grad, int64_t row, int64_t rows, int64_t col, int64_t cols, char *scratch);
 
 /* Rows per task: QSI_GRAD_ROWS, or one row block where that would leave threads without work. */
 int64_t qsi_grad_group(int64_t rows, int threads);

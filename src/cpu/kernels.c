@@ -4,21 +4,25 @@
 
 typedef struct level_row {
     const char *name;
+    qsi_level base;
+    int executed;
     int (*available)(void);
     void (*fill)(qsi_kernels *table);
 } level_row;
 
 static const level_row levels[QSI_LEVELS] = {
-#define QSI_LEVEL_ROW(name, text) {#text, qsi_available_##text, qsi_kernels_##text},
+#define QSI_LEVEL_ROW(name, text, base, executed) {#text, QSI_LEVEL_##base, executed, qsi_available_##text, qsi_kernels_##text},
     QSI_LEVEL_LIST(QSI_LEVEL_ROW)
 #undef QSI_LEVEL_ROW
 };
 
 void qsi_kernels_init(qsi_kernels *table, qsi_level level)
 {
-    memset(table, 0, sizeof *table);
-    for (int i = 0; i <= (int)level && i < QSI_LEVELS; i++)
-        levels[i].fill(table);
+    if (level == QSI_LEVEL_SCALAR)
+        memset(table, 0, sizeof *table);
+    else
+        qsi_kernels_init(table, levels[level].base);
+    levels[level].fill(table);
 }
 
 int qsi_level_available(qsi_level level) { return (unsigned)level < QSI_LEVELS && levels[level].available(); }
@@ -28,7 +32,7 @@ const char *qsi_level_name(qsi_level level) { return (unsigned)level < QSI_LEVEL
 int qsi_level_by_name(const char *name)
 {
     for (int level = QSI_LEVELS - 1; level >= 0; level--) {
-        if (name != NULL && strcmp(name, qsi_level_name((qsi_level)level)) != 0)
+        if (name != NULL ? strcmp(name, levels[level].name) != 0 : !levels[level].executed)
             continue;
         if (qsi_level_available((qsi_level)level))
             return level;

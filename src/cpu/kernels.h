@@ -6,7 +6,7 @@
 #include <stdint.h>
 #include "qsbits/ops.h"
 
-enum { QSI_W1_SCRATCH = 256 * 1024 };
+enum { QSI_W1_SCRATCH = 512 * 1024, QSI_GRADIENT_SCRATCH = 256 * 1024 };
 
 typedef struct qsi_kernels {
 #define QS_KERNEL(name, cls, result, params) result (*name) params;
@@ -14,22 +14,23 @@ typedef struct qsi_kernels {
 #undef QS_KERNEL
 } qsi_kernels;
 
-/* Levels, weakest first; each includes those before it on its architecture. A level brings two functions, in a file of its
- * name: qsi_available_<name>, whether this machine and its operating system can execute it, and qsi_kernels_<name>, which
- * overrides its slots. */
+/* Levels, each after the one it extends: (name, text, base, executed). A level brings two functions, in a file of its name:
+ * qsi_available_<text>, whether this machine and its operating system can execute it, and qsi_kernels_<text>, which overrides
+ * slots of its base. executed 0: it was compiled but no machine has run it; such a level is taken only by name. */
 #define QSI_LEVEL_LIST(X) \
-    X(SCALAR, scalar) \
-    X(AVX2, avx2)      /* AVX2, FMA, F16C, BMI1, BMI2, POPCNT */ \
-    X(AVX512, avx512)  /* AVX-512 F, BW, DQ, VL */
+    X(SCALAR, scalar, SCALAR, 1) \
+    X(AVX2, avx2, SCALAR, 1)              /* AVX2, FMA, F16C, BMI1, BMI2, POPCNT */ \
+    X(AVX512, avx512, AVX2, 1)            /* AVX-512 F, BW, DQ, VL */ \
+    X(AVX512VNNI, avx512vnni, AVX512, 1)  /* and VNNI, BF16 */
 
 typedef enum qsi_level {
-#define QSI_LEVEL_ENUM(name, text) QSI_LEVEL_##name,
+#define QSI_LEVEL_ENUM(name, text, base, executed) QSI_LEVEL_##name,
     QSI_LEVEL_LIST(QSI_LEVEL_ENUM)
 #undef QSI_LEVEL_ENUM
     QSI_LEVELS
 } qsi_level;
 
-#define QSI_LEVEL_DECLARE(name, text) \
+#define QSI_LEVEL_DECLARE(name, text, base, executed) \
     int qsi_available_##text(void); \
     void qsi_kernels_##text(qsi_kernels *table);
 QSI_LEVEL_LIST(QSI_LEVEL_DECLARE)
@@ -40,7 +41,8 @@ void qsi_kernels_init(qsi_kernels *table, qsi_level level);
 int qsi_level_available(qsi_level level);
 const char *qsi_level_name(qsi_level level);
 
-/* The best available level, or the one called name; -1 if unknown, -2 if not available here. name NULL = best. */
+/* The last available level that was executed somewhere, or the one called name; -1 if unknown, -2 if not available here.
+ * name NULL = best. */
 int qsi_level_by_name(const char *name);
 
 #endif

@@ -30,6 +30,7 @@ typedef struct visit_job {
     bool measure, emit;    /* statistics only; pulses go to a tensor instead of the rule */
     float theta;
     float *columns;        /* [row blocks, K]: sums of g^2 over the rows of a block */
+    qsi_grad grad;
 } visit_job;
 
 /* What a thread works on. */
@@ -224,7 +225,7 @@ static void visit_task(void *arg, int64_t task, int thread)
         const int64_t n = qsi_min(COLS, cols - k);
         const float *tile = NULL;
         if (!v[DGRAD].p)
-            tile = qsi_grad_tile(run->kernels, &v[DY], &v[X], first, rows, k, n, scratch);
+            tile = qsi_grad_tile(&job->grad, first, rows, k, n, scratch);
         for (int64_t i = 0; i < rows; i++)
             visit_row(job, d, i, first + i, k, n, tile ? tile + i * n : qsi_f32(&v[DGRAD], first + i) + k, &moves);
     }
@@ -256,14 +257,19 @@ qs_status qsi_cpu_fsm_visit(qsi_run *run)
     qsi_weigh(run, rows * cols * (16 + run->v[DY].rows));
     const int64_t group = qsi_grad_group(rows, run->threads), tasks = qsi_ceil_div(rows, group);
     const int64_t moves = qsi_round_up(tasks * (int64_t)sizeof(qsi_moves), 64);
-    const int64_t tile = (int64_t)sizeof(desk) + 64 + (run->v[DGRAD].p ? 0 : qsi_grad_scratch(run->v[DY].rows));
+    const qs_precision precision = (qs_precision)run->op->i[7];
+    const bool dense = run->v[DGRAD].p != NULL;
+    const int64_t tile = (int64_t)sizeof(desk) + 64 + (dense ? 0 : qsi_grad_scratch(precision, run->v[DY].rows));
+    const int64_t operands = dense ? 0 : qsi_grad_shared(precision, &run->v[DY], &run->v[X]);
     const int64_t tree = qsi_floats(qsi_tree_slots(blocks) * COLS);
-    QS_TRY(qsi_scratch_need(run, moves + qsi_floats(blocks * cols), qsi_max(tile, tree)));
+    QS_TRY(qsi_scratch_need(run, moves + qsi_floats(blocks * cols) + operands, qsi_max(tile, tree)));
     visit_job job = {.rule = rule_of(run, PULSES, SAMPLE, group)};
     job.measure = (run->op->flags & QS_FLAG_MEASURE) != 0;
     job.emit = run->v[PULSES].p != NULL;
     job.theta = run->v[THETA].p ? *qsi_f32(&run->v[THETA], 0) : 0.0f;
     job.columns = (float *)(void *)((char *)qsi_shared(run) + moves);
+    if (!dense)
+        job.grad = qsi_grad_start(run, precision, &run->v[DY], &run->v[X], (char *)job.columns + qsi_floats(blocks * cols));
     qsi_each(run, tasks, visit_task, &job);
     qsi_each(run, qsi_ceil_div(cols, COLS), column_task, &job);
     qsi_store_moves(job.rule.moves, tasks, &run->v[COUNTS]);

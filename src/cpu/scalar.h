@@ -6,6 +6,7 @@
 #include "cpu/kernels.h"
 
 void qsi_scalar_w1(qsi_kernels *table);
+void qsi_scalar_i8(qsi_kernels *table);
 void qsi_scalar_dense(qsi_kernels *table);
 void qsi_scalar_vector(qsi_kernels *table);
 void qsi_scalar_attention(qsi_kernels *table);

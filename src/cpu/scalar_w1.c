@@ -1,6 +1,13 @@
 /* scalar_w1.c - reference of the packed products: the defined order written down, nothing else. */
 #include <math.h>
+#include "cpu/bf16.h"
 #include "cpu/scalar.h"
+
+/* To bf16 and back: round to nearest even, NaN stays NaN. */
+static float rounded(float x, int bf16)
+{
+    return bf16 ? qsi_bf16_to_float(qsi_float_to_bf16(x)) : x;
+}
 
 static float signed_value(float x, const uint32_t *row, int64_t column)
 {
@@ -9,7 +16,7 @@ static float signed_value(float x, const uint32_t *row, int64_t column)
 
 static void w1_forward(float *y, int64_t ldy, const float *x, int64_t ldx, const uint32_t *w, int64_t ldw,
                        const uint16_t *scale, const float *addend, int64_t ldadd, int64_t m, int64_t n, int64_t k,
-                       void *scratch)
+                       int bf16, void *scratch)
 {
     (void)scratch;
     for (int64_t i = 0; i < m; i++)
@@ -19,9 +26,10 @@ static void w1_forward(float *y, int64_t ldy, const float *x, int64_t ldx, const
             const float alpha = qs_half_to_float(scale[j]);
             float sum = 0.0f;
             for (int64_t c = 0; c < k; c += 4) {
-                const float left = signed_value(v[c], row, c) + signed_value(v[c + 1], row, c + 1);
-                const float right = signed_value(v[c + 2], row, c + 2) + signed_value(v[c + 3], row, c + 3);
-                sum += left + right;
+                float t[4];
+                for (int64_t q = 0; q < 4; q++)
+                    t[q] = signed_value(rounded(v[c + q], bf16), row, c + q);
+                sum += (t[0] + t[1]) + (t[2] + t[3]);
             }
             y[i * ldy + j] = addend ? fmaf(alpha, sum, addend[i * ldadd + j]) : alpha * sum;
         }
@@ -29,7 +37,7 @@ static void w1_forward(float *y, int64_t ldy, const float *x, int64_t ldx, const
 
 static void w1_backward(float *dx, int64_t lddx, const float *dy, int64_t lddy, const uint32_t *w, int64_t ldw,
                         const uint16_t *scale, const float *addend, int64_t ldadd, int64_t m, int64_t n, int64_t k,
-                        void *scratch)
+                        int bf16, void *scratch)
 {
     (void)scratch;
     for (int64_t i = 0; i < m; i++)
@@ -38,7 +46,7 @@ static void w1_backward(float *dx, int64_t lddx, const float *dy, int64_t lddy, 
             for (int64_t j = 0; j < n; j += 4) {
                 float d[4] = {0.0f, 0.0f, 0.0f, 0.0f};
                 for (int64_t q = 0; q < 4 && j + q < n; q++)
-                    d[q] = signed_value(qs_half_to_float(scale[j + q]) * dy[i * lddy + j + q], w + (j + q) * ldw, c);
+                    d[q] = signed_value(rounded(qs_half_to_float(scale[j + q]) * dy[i * lddy + j + q], bf16), w + (j + q) * ldw, c);
                 sum += (d[0] + d[1]) + (d[2] + d[3]);
             }
             dx[i * lddx + c] = addend ? sum + addend[i * ldadd + c] : sum;
