@@ -33,6 +33,9 @@ static int evaluate(const options *o, qs_context *context, qs_model **model, qs_
     qs_status status = qs_model_open(context, o->value[OPT_MODEL].text, model);
     if (status != QS_OK)
         return fail_library(o->command->name, status, NULL);
+    status = qs_model_set_precision(*model, (qs_precision)o->value[OPT_PRECISION].integer);
+    if (status != QS_OK)
+        return fail_library(o->command->name, status, NULL);
     const int code = open_text(o, context, text, NULL);
     if (code != 0)
         return code;

@@ -102,6 +102,8 @@ static int write_text(const options *o, qs_context *context, qs_model **model, q
     generation g = {NULL, 0, '\n', false};
     qs_status status = qs_model_open(context, o->value[OPT_MODEL].text, model);
     if (status == QS_OK)
+        status = qs_model_set_precision(*model, (qs_precision)o->value[OPT_PRECISION].integer);
+    if (status == QS_OK)
         status = qs_session_create(*model, o->value[OPT_CONTEXT].given ? o->value[OPT_CONTEXT].integer : 0, session);
     if (status != QS_OK)
         return fail_library(o->command->name, status, status == QS_ERR_NOMEM ? "give a smaller --ctx" : NULL);

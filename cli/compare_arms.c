@@ -5,7 +5,7 @@
 #include <string.h>
 
 static const char NAME[] = "compare";
-static const char HOW[] = "write --arms fsm:c4,fsm:t2:literal,ste@0.004,frozen";
+static const char HOW[] = "write --arms fsm:c4,fsm:t2:literal,fsm:c8/int8,ste@0.004,frozen";
 
 /* Index of word (length bytes) among the choices of an option, -1 if it is none. */
 static int choice(option_id id, int count, const char *word, size_t length)
@@ -41,6 +41,15 @@ static int parse_machine(arm *a, const char *text, size_t length)
     return 0;
 }
 
+static int parse_precision(arm *a, const char *text, size_t length)
+{
+    const int precision = choice(OPT_PRECISION, QS_PRECISIONS, text, length);
+    if (precision < 0)
+        return fail_word("precision", text, length);
+    a->precision = (qs_precision)precision;
+    return 0;
+}
+
 static int parse_rate(arm *a, const char *text, size_t length)
 {
     char number[32] = "";
@@ -58,24 +67,30 @@ static void name_arm(arm *a)
 {
     char rate[32] = "";
     const bool fsm = a->optimizer == QS_OPTIMIZER_FSM, plain = a->recipe == QS_RECIPE_DEFAULT;
+    const bool f32 = a->precision == QS_PRECISION_F32;
     if (a->lr > 0.0)
         (void)snprintf(rate, sizeof rate, "@%g", a->lr);
-    (void)snprintf(a->name, sizeof a->name, "%s%s%s%s%s%s", options_choice_text(OPT_OPTIMIZER, a->optimizer), fsm ? ":" : "",
+    (void)snprintf(a->name, sizeof a->name, "%s%s%s%s%s%s%s%s", options_choice_text(OPT_OPTIMIZER, a->optimizer), fsm ? ":" : "",
                    fsm ? options_choice_text(OPT_FSM_STATE, a->fsm) : "", plain ? "" : ":",
-                   plain ? "" : options_choice_text(OPT_FSM_RECIPE, a->recipe), rate);
+                   plain ? "" : options_choice_text(OPT_FSM_RECIPE, a->recipe), f32 ? "" : "/", f32 ? "" : qs_precision_name(a->precision), rate);
     (void)snprintf(a->folder, sizeof a->folder, "%.*s", (int)strcspn(a->name, "@"), a->name);
     for (char *c = a->folder; *c != '\0'; c++)
-        if (*c == ':')
+        if (*c == ':' || *c == '/')
             *c = '-';
+}
+
+/* Length of text up to the sign, all of it where there is none. */
+static size_t until(const char *text, size_t length, char sign)
+{
+    const char *at = memchr(text, sign, length);
+    return at == NULL ? length : (size_t)(at - text);
 }
 
 static int parse_arm(arm *a, const char *text, size_t length)
 {
     memset(a, 0, sizeof *a);
     a->fsm = QS_FSM_C4;
-    const char *at = memchr(text, '@', length), *colon = memchr(text, ':', length);
-    const size_t body = at == NULL ? length : (size_t)(at - text);
-    const size_t head = colon == NULL || (size_t)(colon - text) > body ? body : (size_t)(colon - text);
+    const size_t whole = until(text, length, '@'), body = until(text, whole, '/'), head = until(text, body, ':');
     const int optimizer = choice(OPT_OPTIMIZER, QS_OPTIMIZERS, text, head);
     if (optimizer < 0)
         return fail_word("optimizer", text, head);
@@ -85,8 +100,10 @@ static int parse_arm(arm *a, const char *text, size_t length)
         return fail_usage(NAME, "--arms: '%.*s' takes no state, only fsm does; %s", (int)length, text, HOW);
     if (head < body)
         code = parse_machine(a, text + head + 1, body - head - 1);
-    if (code == 0 && at != NULL)
-        code = parse_rate(a, at + 1, length - body - 1);
+    if (code == 0 && body < whole)
+        code = parse_precision(a, text + body + 1, whole - body - 1);
+    if (code == 0 && whole < length)
+        code = parse_rate(a, text + whole + 1, length - whole - 1);
     name_arm(a);
     return code;
 }

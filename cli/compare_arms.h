@@ -1,4 +1,4 @@
-/* compare_arms.h - the arms of a comparison: OPTIMIZER[:STATE[:RECIPE]][@LR], separated by commas. */
+/* compare_arms.h - the arms of a comparison: OPTIMIZER[:STATE[:RECIPE]][/PRECISION][@LR], separated by commas. */
 #ifndef QSBITS_CLI_COMPARE_ARMS_H
 #define QSBITS_CLI_COMPARE_ARMS_H
 
@@ -7,11 +7,12 @@
 enum { MAX_ARMS = 32, ARM_NAME = 96 };
 
 typedef struct arm {
-    char name[ARM_NAME];     /* as tables show it: "fsm:c4", "ste@0.002" */
+    char name[ARM_NAME];     /* as tables show it: "fsm:c4", "ste/int8@0.002" */
     char folder[ARM_NAME];   /* its part of a folder's name: "fsm-c4" */
     qs_optimizer optimizer;
     qs_fsm fsm;
     qs_recipe recipe;
+    qs_precision precision;
     double lr;               /* 0: the default of the optimizer */
 } arm;
 

@@ -192,6 +192,7 @@ const char *options_choice_text(option_id id, int64_t index)
     case OPT_OPTIMIZER: return optimizer[index];
     case OPT_FSM_STATE: return fsm[index];
     case OPT_FSM_RECIPE: return recipe[index];
+    case OPT_PRECISION: return qs_precision_name((qs_precision)index);
     case OPT_SCHEDULE: return schedule[index];
     default: return "";
     }

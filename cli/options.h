@@ -28,6 +28,8 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE } option_kind;
 #define CHOICE_FSM(name, text, format, levels, sticky) text "|"
 #define CHOICES_OPTIMIZER QS_OPTIMIZER_LIST(CHOICE_OPTIMIZER)
 #define CHOICES_FSM QS_FSM_LIST(CHOICE_FSM)
+#define CHOICE_PRECISION(name, text, what) text "|"
+#define CHOICES_PRECISION QS_PRECISION_LIST(CHOICE_PRECISION)
 #define CHOICES_RECIPE "default|literal|exact|"
 #define CHOICES_SCHEDULE "cosine|linear|constant|"
 
@@ -60,6 +62,8 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE } option_kind;
       "state beside every weight: ternary (t2), 4, 16 or 128 levels") \
     X(FSM_RECIPE, "fsm-recipe", 0, CHOICE, 0, 0, TRAIN, SETTING, "Training", CHOICES_RECIPE, "default", \
       "literal: as first published; exact: same-step quantile, for tests") \
+    X(PRECISION, "precision", 0, CHOICE, 0, 0, TRAIN | EVAL | GENERATE, SETTING, "Training", CHOICES_PRECISION, "f32", \
+      "arithmetic of the products with 1-bit weights: f32, or operands in int8 or bf16") \
     X(STEPS, "steps", 0, INT, 1, INT64_C(1) << 31, RUNS, SETTING, "Training", "N", "1000", \
       "length of the run; schedules end there") \
     X(BATCH, "batch", 'b', INT, 1, 1 << 20, RUNS, SETTING, "Training", "N", "32", "windows per step") \
@@ -84,7 +88,7 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE } option_kind;
     X(RECOMPUTE, "recompute", 0, FLAG, 0, 0, RUNS, SETTING, "Memory", NULL, NULL, \
       "keep block inputs only; less memory, slower, the same result") \
     X(ARMS, "arms", 0, TEXT, 0, 0, COMPARE, SETTING, "Comparison", "LIST", "fsm:c4,ste,frozen,adamw", \
-      "what to compare: OPTIMIZER[:STATE[:RECIPE]][@LR], separated by commas") \
+      "what to compare: OPTIMIZER[:STATE[:RECIPE]][/PRECISION][@LR], separated by commas") \
     X(SEEDS, "seeds", 0, INT, 1, 1000, COMPARE, SETTING, "Comparison", "N", "3", "runs of each arm: seeds 1 to N") \
     X(SEARCH_LR, "search-lr", 0, FLAG, 0, 0, COMPARE, SETTING, "Comparison", NULL, NULL, \
       "first find the best --lr of each arm, with one seed and steps of a factor of two") \

@@ -49,6 +49,7 @@ void settings_training(const options *o, qs_train_options *training)
     training->recipe = (qs_recipe)v[OPT_FSM_RECIPE].integer;
     if (training->recipe == QS_RECIPE_LITERAL && !v[OPT_FSM_STATE].given)
         training->fsm = QS_FSM_T2;
+    training->precision = (qs_precision)v[OPT_PRECISION].integer;
     training->schedule = (qs_schedule)v[OPT_SCHEDULE].integer;
     training->steps = v[OPT_STEPS].integer;
     training->batch = v[OPT_BATCH].integer;
@@ -154,9 +155,10 @@ static json_t *model_json(const qs_model_config *c)
 static json_t *training_json(const qs_train_options *t)
 {
     return json_pack(
-        "{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:b, s:I, s:f, s:f, s:f, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:i, s:I}",
+        "{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:b, s:I, s:f, s:f, s:f, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:i, s:I}",
         "optimizer", options_choice_text(OPT_OPTIMIZER, t->optimizer), "fsm_state",
-        options_choice_text(OPT_FSM_STATE, t->fsm), "fsm_recipe", options_choice_text(OPT_FSM_RECIPE, t->recipe), "schedule",
+        options_choice_text(OPT_FSM_STATE, t->fsm), "fsm_recipe", options_choice_text(OPT_FSM_RECIPE, t->recipe), "precision",
+        qs_precision_name(t->precision), "schedule",
         options_choice_text(OPT_SCHEDULE, t->schedule), "steps", (json_int_t)t->steps, "batch", (json_int_t)t->batch,
         "micro_batch", (json_int_t)t->micro_batch, "recompute", t->recompute, "seed", (json_int_t)t->seed, "lr", t->lr,
         "matrix_lr", t->matrix_lr, "scale_lr", t->scale_lr, "warmup", (json_int_t)t->warmup, "final_lr", t->final_lr,

@@ -63,6 +63,10 @@ QS_API QS_CHECK qs_status qs_model_create(qs_context *context, const qs_model_co
 QS_API QS_CHECK qs_status qs_model_open(qs_context *context, const char *path, qs_model **out);
 QS_API void qs_model_free(qs_model **model);
 
+/* Arithmetic of the products with 1-bit weights from now on, f32 until it is called; dense models have f32 only. A trainer sets that
+ * of its options. Errors: ARG. */
+QS_API QS_CHECK qs_status qs_model_set_precision(qs_model *model, qs_precision precision);
+
 /* The resolved config; borrowed. */
 QS_API const qs_model_config *qs_model_get_config(const qs_model *model);
 

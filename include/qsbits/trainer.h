@@ -58,7 +58,7 @@ typedef struct qs_train_options {
     double amplitude_start;    /* c8: levels per sigma; <= 0: by width */
     double amplitude_end;
     int32_t sticky;            /* 0..256; < 0: the rule's default */
-    int32_t reserved;
+    qs_precision precision;    /* of the products with 1-bit weights and of their gradients; adamw has f32 only */
     int64_t health_window;     /* steps over which qs_trainer_health measures; 0: never; < 0: steps / 10 within 20..100. Trained bytes
                                   are the same */
 } qs_train_options;

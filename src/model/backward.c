@@ -5,7 +5,7 @@
 static qs_op linear_dx(const qs_model *m, int64_t block, int index, qs_view dx, qs_view dy, qs_view addend)
 {
     const qsi_matrix *w = qsi_matrix_of(m, block, index);
-    return qs_op_linear_dx(dx, dy, w->weight, w->scale, addend);
+    return qs_op_with(qs_op_linear_dx(dx, dy, w->weight, w->scale, addend), m->precision);
 }
 
 static qs_op norm_grad(const qs_model *m, int64_t block, int index, qs_view dx, qs_view dy, qs_view x, qs_view addend,

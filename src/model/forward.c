@@ -70,7 +70,7 @@ qs_status qsi_embed(qs_model *m, qs_view h, qs_view tokens)
 static qs_op linear(const qs_model *m, int64_t block, int index, qs_view y, qs_view x, qs_view addend)
 {
     const qsi_matrix *w = qsi_matrix_of(m, block, index);
-    return qs_op_linear(y, x, w->weight, w->scale, addend);
+    return qs_op_with(qs_op_linear(y, x, w->weight, w->scale, addend), m->precision);
 }
 
 static qs_op norm(const qs_model *m, int64_t block, int index, qs_view y, qs_view x)

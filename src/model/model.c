@@ -144,6 +144,18 @@ void qs_model_free(qs_model **model)
     *model = NULL;
 }
 
+qs_status qs_model_set_precision(qs_model *model, qs_precision precision)
+{
+    qs_status status = QS_OK;
+    if (!qs_precision_name(precision))
+        QS_FAIL(QS_ERR_ARG, "precision is %d; there is no such arithmetic", (int)precision);
+    if (model->config.dense && precision != QS_PRECISION_F32)
+        QS_FAIL(QS_ERR_ARG, "precision is %s; a model of fp32 matrices computes in f32", qs_precision_name(precision));
+    model->precision = precision;
+fail:
+    return status;
+}
+
 const qs_model_config *qs_model_get_config(const qs_model *model) { return &model->config; }
 
 /* ---- RoPE tables ----------------------------------------------------------------------------------------------- */

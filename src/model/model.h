@@ -34,6 +34,7 @@ struct qs_model {
     qs_context *context;       /* NULL: a plan, which only counts bytes; its lists hold one block, which stands for all */
     qs_queue *queue;
     qs_model_config config;    /* resolved */
+    qs_precision precision;    /* of products with W1 weights */
     qsi_arena weights, floats_arena;
     qsi_matrix *matrices;      /* [layers * QSI_MATRICES] */
     qsi_float *floats;         /* [n_floats]: embedding, blocks, final norm, head */

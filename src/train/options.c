@@ -83,7 +83,7 @@ static void fill_automatic(qs_train_options *o, const qs_model_config *model)
 #define INTEGER_RANGES(X) \
     X(steps, 1, INT64_C(1) << 31) X(batch, 1, 1 << 20) X(micro_batch, 1, o.batch) X(warmup, 0, o.steps) X(sticky, 0, 256) \
     X(recompute, 0, 1) X(optimizer, 0, QS_OPTIMIZERS - 1) X(fsm, 0, QS_FSMS - 1) X(recipe, 0, QS_RECIPE_EXACT) \
-    X(schedule, 0, QS_SCHEDULE_CONSTANT) X(health_window, 0, INT64_C(1) << 31)
+    X(schedule, 0, QS_SCHEDULE_CONSTANT) X(precision, 0, QS_PRECISIONS - 1) X(health_window, 0, INT64_C(1) << 31)
 
 qs_status qs_train_options_resolve(qs_train_options *options, const qs_model_config *model)
 {
@@ -110,6 +110,8 @@ qs_status qs_train_options_resolve(qs_train_options *options, const qs_model_con
         QS_FAIL(QS_ERR_ARG, #field " is %g; it must lie in %g..%g", o.field, (double)(low), (double)(high));
     REAL_RANGES(CHECK)
 #undef CHECK
+    if (o.optimizer == QS_OPTIMIZER_ADAMW && o.precision != QS_PRECISION_F32)
+        QS_FAIL(QS_ERR_ARG, "precision is %s; adamw trains fp32 matrices in f32", qs_precision_name(o.precision));
     if (o.optimizer == QS_OPTIMIZER_BOP && o.matrix_lr > 1.0)
         QS_FAIL(QS_ERR_ARG, "matrix_lr is %g; for bop it is a share and must lie in 0..1", o.matrix_lr);
     if (o.micro_batch != o.batch && (o.micro_batch * model->ctx) % QS_TOKEN_CHUNK)
@@ -139,6 +141,7 @@ json_t *qsi_train_options_to_json(const qs_train_options *o)
     missing |= json_object_set_new(object, "fsm_state", json_string(qs_fsm_rule_of(o->fsm)->name));
     missing |= json_object_set_new(object, "fsm_recipe", json_string(recipes[o->recipe]));
     missing |= json_object_set_new(object, "schedule", json_string(schedules[o->schedule]));
+    missing |= json_object_set_new(object, "precision", json_string(qs_precision_name(o->precision)));
 #define PUT_INTEGER(field) missing |= json_object_set_new(object, #field, json_integer((json_int_t)o->field));
     PUT_INTEGER(steps)
     PUT_INTEGER(batch)

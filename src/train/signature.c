@@ -15,13 +15,15 @@ typedef struct arm {
     qs_fsm fsm;
     qs_recipe recipe;
     int32_t qk_norm, sub_norm;
+    qs_precision precision;
 } arm;
 
+#define FSM(fsm, recipe, qk, sub, precision) {QS_OPTIMIZER_FSM, QS_FSM_##fsm, QS_RECIPE_##recipe, qk, sub, QS_PRECISION_##precision}
 static const arm arms[] = {
-    {QS_OPTIMIZER_FSM, QS_FSM_C4, QS_RECIPE_DEFAULT, 0, 1}, {QS_OPTIMIZER_FSM, QS_FSM_C2, QS_RECIPE_DEFAULT, 1, 0},
-    {QS_OPTIMIZER_FSM, QS_FSM_T2, QS_RECIPE_DEFAULT, 0, 1}, {QS_OPTIMIZER_FSM, QS_FSM_C8, QS_RECIPE_DEFAULT, 0, 1},
-    {QS_OPTIMIZER_FSM, QS_FSM_T2, QS_RECIPE_LITERAL, 0, 1}, {QS_OPTIMIZER_FSM, QS_FSM_C4, QS_RECIPE_EXACT, 0, 1},
-    {QS_OPTIMIZER_STE, QS_FSM_C4, QS_RECIPE_DEFAULT, 1, 1}, {QS_OPTIMIZER_ADAMW, QS_FSM_C4, QS_RECIPE_DEFAULT, 0, 1},
+    FSM(C4, DEFAULT, 0, 1, F32), FSM(C2, DEFAULT, 1, 0, F32), FSM(T2, DEFAULT, 0, 1, F32), FSM(C8, DEFAULT, 0, 1, F32),
+    FSM(T2, LITERAL, 0, 1, F32), FSM(C4, EXACT, 0, 1, F32), FSM(C4, DEFAULT, 0, 1, INT8),
+    {QS_OPTIMIZER_STE, QS_FSM_C4, QS_RECIPE_DEFAULT, 1, 1, QS_PRECISION_F32},
+    {QS_OPTIMIZER_ADAMW, QS_FSM_C4, QS_RECIPE_DEFAULT, 0, 1, QS_PRECISION_F32},
 };
 
 /* A model small enough to be quick on the scalar reference, with every odd size in it: grouped queries, two chunks of tokens. */
@@ -40,6 +42,7 @@ static void settings(const arm *a, qs_model_config *config, qs_train_options *op
     options->optimizer = a->optimizer;
     options->fsm = a->fsm;
     options->recipe = a->recipe;
+    options->precision = a->precision;
     options->steps = STEPS;
     options->batch = 8;
     options->seed = 20260101;

@@ -25,6 +25,7 @@ qs_status qs_trainer_create(qs_context *context, const qs_model_config *config, 
     QS_TRY(qs_text_next_window(text, c.ctx, t->options.seed, &probe, &start));
     QS_TRY(qsi_trainer_rows(t, c.ctx));
     QS_TRY(qs_model_create(context, &c, t->options.seed, &t->model));
+    QS_TRY(qs_model_set_precision(t->model, t->options.precision));
     QS_TRY(qsi_trainer_buffers(t));
     QS_TRY(qsi_trainer_init_state(t));
     *out = t;

@@ -74,7 +74,7 @@ static qs_status fsm_lagged(qs_trainer *t, int64_t index, qs_view dy, qs_view x,
         u.flags = QS_FLAG_MEASURE;
     else
         QS_TRY(qsi_run(queue, threshold(t, index, &u, r)));
-    QS_TRY(qsi_run(queue, qs_op_fsm_visit(&u)));
+    QS_TRY(qsi_run(queue, qs_op_with(qs_op_fsm_visit(&u), t->model->precision)));
     QS_TRY(qsi_run(queue, statistics(t, index, &u, r)));
 fail:
     return status;
@@ -91,7 +91,7 @@ static qs_status fsm_exact(qs_trainer *t, int64_t index, qs_view dy, qs_view x, 
     qs_fsm_visit u = visit_of(t, index, r);
     u.dgrad = matrix(t->visit.dgrad, m);
     u.flags = QS_FLAG_MEASURE;
-    QS_TRY(qsi_run(queue, qs_op_linear_dw(u.dgrad, dy, x)));
+    QS_TRY(qsi_run(queue, qs_op_with(qs_op_linear_dw(u.dgrad, dy, x), t->model->precision)));
     QS_TRY(qsi_run(queue, qs_op_fsm_visit(&u)));
     QS_TRY(qsi_run(queue, statistics(t, index, &u, r)));
     QS_TRY(qsi_run(queue, threshold(t, index, &u, r)));
@@ -112,7 +112,7 @@ static qs_status fsm_literal(qs_trainer *t, int64_t index, qs_view dy, qs_view x
     u.dgrad = matrix(t->visit.dgrad, m);
     u.pulses = matrix(t->visit.pulses, m);
     u.a = u.b = qs_absent();
-    QS_TRY(qsi_run(queue, qs_op_linear_dw(u.dgrad, dy, x)));
+    QS_TRY(qsi_run(queue, qs_op_with(qs_op_linear_dw(u.dgrad, dy, x), t->model->precision)));
     QS_TRY(qsi_run(queue, qs_op_fsm_quantile(u.theta, u.dgrad, u.scale, u.a, u.b, pulses_wanted(m, r->density))));
     QS_TRY(qsi_run(queue, qs_op_fsm_visit(&u)));
     QS_TRY(qsi_run(queue, qs_op_fsm_rule(&u)));
@@ -127,7 +127,7 @@ static qs_status frozen(qs_trainer *t, int64_t index, qs_view dy, qs_view x, con
     u.dy = dy;
     u.x = x;
     u.flags = QS_FLAG_MEASURE;
-    return qsi_run(t->model->queue, qs_op_fsm_visit(&u));
+    return qsi_run(t->model->queue, qs_op_with(qs_op_fsm_visit(&u), t->model->precision));
 }
 
 /* The dense gradient of an arm that needs one, and from it that of the row scales where there are some. */
@@ -137,7 +137,7 @@ static qs_status dense_gradient(qs_trainer *t, int64_t index, qs_view dy, qs_vie
     const qsi_matrix *m = &t->model->matrices[index];
     const qs_view dmaster = t->matrices[index].scale.grad;
     *dgrad = matrix(t->visit.dgrad, m);
-    QS_TRY(qsi_run(t->model->queue, qs_op_linear_dw(*dgrad, dy, x)));
+    QS_TRY(qsi_run(t->model->queue, qs_op_with(qs_op_linear_dw(*dgrad, dy, x), t->model->precision)));
     if (dmaster.buffer)
         QS_TRY(qsi_run(t->model->queue, qs_op_scale_grad(dmaster, m->weight, *dgrad, m->base)));
 fail:
