@@ -299,6 +299,13 @@ static void test_shape_texts(void **state)
          "linear: scale is present, f32 weights have none");
     says(qs_op_linear(f32(4, 128), f32(4, 256), fresh(QS_T2, 128, 256), scale, qs_absent()), QS_ERR_ARG,
          "linear: w is t2, which this op does not take");
+    says(qs_op_with(qs_op_linear(f32(4, 128), f32(4, 256), f32(128, 256), qs_absent(), qs_absent()), QS_PRECISION_INT8), QS_ERR_ARG,
+         "linear: precision of f32 weights is 1, must lie in 0..0");
+    says(qs_op_with(qs_op_linear_dw(f32(N, K), f32(M, N), f32(M, K)), (qs_precision)QS_PRECISIONS), QS_ERR_ARG,
+         "linear_dw: precision is 3, must lie in 0..2");
+    const qs_view long_row = qs_view_at(scale.buffer, 0, QS_F32, 1, (1 << 17) + 32);
+    says(qs_op_with(qs_op_linear(f32(1, 128), long_row, qs_view_at(scale.buffer, 0, QS_W1, 128, (1 << 17) + 32), scale, qs_absent()),
+                    QS_PRECISION_INT8), QS_ERR_SHAPE, "linear: int8 sums of 131104 terms, at most 131072 are exact");
     says(qs_op_copy(f32(2, 32), fresh(QS_I32, 2, 32)), QS_ERR_ARG, "copy: y is f32, x is i32");
     says(qs_op_cross_entropy(f32(M, V), fresh(QS_I32, 1, M), f32(3, 1), 1, 0), QS_ERR_SHAPE,
          "cross_entropy: partial is [3,1], must have 2 rows (one per 256 tokens)");

@@ -128,6 +128,134 @@ static void test_linear_dw(void **state)
     close_world(&w);
 }
 
+/* ---- int8 and bf16 ---------------------------------------------------------------------------------------------- */
+
+/* n values `step` apart, to int8 as docs/numerics.md says; returns the scale. */
+static float quantized(int8_t *q, const float *x, int64_t step, int64_t n)
+{
+    float top = 0;
+    for (int64_t i = 0; i < n; i++)
+        top = fmaxf(top, fabsf(x[i * step]));
+    for (int64_t i = 0; i < n; i++)
+        q[i] = (int8_t)rintf(x[i * step] * (127.0f / top));
+    return top / 127.0f;
+}
+
+static void int8_products(world *w, int64_t M, int64_t N, int64_t K, int with_addend)
+{
+    const float *x = noise(M * K, 1, 1), *dy = noise(M * N, 1, 2), *add_y = noise(M * N, 1, 3), *add_x = noise(M * K, 1, 4);
+    const uint32_t *weight = packed(QS_W1, N, K, 5);
+    const uint16_t *scale = scales(N, 6);
+    const qs_view vw = put(w, QS_W1, N, K, weight), vs = put(w, QS_F16, 1, N, scale);
+    const qs_view y = put_f32(w, M, N, add_y), dx = put_f32(w, M, K, add_x), none = qs_absent();
+    int8_t *q = host(N > K ? N : K, 1);
+    float *d = host(N, sizeof *d);
+    submit(w, qs_op_with(qs_op_linear(y, put_f32(w, M, K, x), vw, vs, with_addend ? y : none), QS_PRECISION_INT8));
+    submit(w, qs_op_with(qs_op_linear_dx(dx, put_f32(w, M, N, dy), vw, vs, with_addend ? dx : none), QS_PRECISION_INT8));
+    const float *got_y = get(w, y), *got_dx = get(w, dx);
+    for (int64_t m = 0; m < M; m++) {
+        const float s = quantized(q, x + m * K, 1, K);
+        for (int64_t n = 0; n < N; n++) {
+            const float factor = qs_half_to_float(scale[n]) * s;
+            int32_t sum = 0;
+            for (int64_t k = 0; k < K; k++)
+                sum += q[k] * sign_at(weight, K, n, k);
+            assert_true(got_y[m * N + n] == (with_addend ? fmaf(factor, (float)sum, add_y[m * N + n]) : factor * (float)sum));
+        }
+        for (int64_t n = 0; n < N; n++)
+            d[n] = qs_half_to_float(scale[n]) * dy[m * N + n];
+        const float sd = quantized(q, d, 1, N);
+        for (int64_t k = 0; k < K; k++) {
+            int32_t sum = 0;
+            for (int64_t n = 0; n < N; n++)
+                sum += q[n] * sign_at(weight, K, n, k);
+            assert_true(got_dx[m * K + k] == (with_addend ? fmaf(sd, (float)sum, add_x[m * K + k]) : sd * (float)sum));
+        }
+    }
+    w->used = 0;
+}
+
+static void test_int8(void **state)
+{
+    (void)state;
+    static const int64_t shapes[][3] = {{1, 33, 96}, {9, 40, 320}, {70, 131, 64}, {300, 64, 160}};
+    world w = open_world(NULL, 2, BYTES);
+    w.gap = 4;
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
+        for (int addend = 0; addend < 2; addend++)
+            int8_products(&w, shapes[s][0], shapes[s][1], shapes[s][2], addend);
+    close_world(&w);
+}
+
+/* Features to int8 with a scale per chunk, chunks by the tree. */
+static float dw_int8(const float *dy, const float *x, int64_t M, int64_t N, int64_t K, int64_t n, int64_t k)
+{
+    float partial[64];
+    for (int64_t c = 0; c < chunks_of(M); c++) {
+        const int64_t first = c * QS_TOKEN_CHUNK, count = M - first < QS_TOKEN_CHUNK ? M - first : QS_TOKEN_CHUNK;
+        int8_t a[QS_TOKEN_CHUNK], b[QS_TOKEN_CHUNK];
+        const float sa = quantized(a, dy + first * N + n, N, count), sb = quantized(b, x + first * K + k, K, count);
+        int32_t sum = 0;
+        for (int64_t m = 0; m < count; m++)
+            sum += a[m] * b[m];
+        partial[c] = sa * sb * (float)sum;
+    }
+    return tree_sum(partial, NULL, chunks_of(M));
+}
+
+/* bf16: the bound of docs/numerics.md, with 2^-8 twice for the rounding of the operands. */
+static int dw_bf16_near(const float *dy, const float *x, int64_t M, int64_t N, int64_t K, int64_t n, int64_t k, float got)
+{
+    double sum = 0, magnitude = 0;
+    for (int64_t m = 0; m < M; m++) {
+        sum += (double)dy[m * N + n] * x[m * K + k];
+        magnitude += fabs((double)dy[m * N + n] * x[m * K + k]);
+    }
+    return fabs(got - sum) <= magnitude * (0x1.01p-7 + 0x1p-24 * 300);
+}
+
+static void test_dw_classes(void **state)
+{
+    (void)state;
+    static const int64_t shapes[][3] = {{1, 33, 5}, {256, 40, 300}, {257, 70, 33}, {1300, 35, 290}, {1792, 3, 64}};
+    world w = open_world(NULL, 2, BYTES);
+    w.gap = 4;
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
+        const int64_t M = shapes[s][0], N = shapes[s][1], K = shapes[s][2];
+        const float *dy = noise(M * N, 1, 1), *x = noise(M * K, 1, 2);
+        const qs_view vdy = put_f32(&w, M, N, dy), vx = put_f32(&w, M, K, x);
+        const qs_view int8 = fresh(&w, QS_F32, N, K), bf16 = fresh(&w, QS_F32, N, K);
+        submit(&w, qs_op_with(qs_op_linear_dw(int8, vdy, vx), QS_PRECISION_INT8));
+        submit(&w, qs_op_with(qs_op_linear_dw(bf16, vdy, vx), QS_PRECISION_BF16));
+        const float *got8 = get(&w, int8), *got16 = get(&w, bf16);
+        for (int64_t i = 0; i < N * K; i += 1 + (N * K > 5000 ? 6 : 0)) {
+            assert_true(got8[i] == dw_int8(dy, x, M, N, K, i / K, i % K));
+            assert_true(dw_bf16_near(dy, x, M, N, K, i / K, i % K, got16[i]));
+        }
+        w.used = 0;
+    }
+    close_world(&w);
+}
+
+/* bf16 operands that bf16 holds exactly change nothing. */
+static void test_bf16_products(void **state)
+{
+    (void)state;
+    const int64_t M = 37, N = 50, K = 96;
+    world w = open_world(NULL, 2, BYTES);
+    float *x = (float *)host(M * K, sizeof *x);
+    for (int64_t i = 0; i < M * K; i++)
+        x[i] = (float)(i * 37 % 255 - 127) * 0x1p-4f;
+    const qs_view vx = put_f32(&w, M, K, x), vw = put(&w, QS_W1, N, K, packed(QS_W1, N, K, 5)), vs = put(&w, QS_F16, 1, N, scales(N, 6));
+    const qs_view y = fresh(&w, QS_F32, M, N), z = fresh(&w, QS_F32, M, N);
+    submit(&w, qs_op_linear(y, vx, vw, vs, qs_absent()));
+    submit(&w, qs_op_with(qs_op_linear(z, vx, vw, vs, qs_absent()), QS_PRECISION_BF16));
+    const float *a = get(&w, y), *b = get(&w, z);
+    for (int64_t i = 0; i < M * N; i++)
+        assert_true(fabsf(a[i] - b[i]) <= 1e-4f * (1 + fabsf(a[i])));
+    close_world(&w);
+}
+
 /* ---- gradients against central differences ---------------------------------------------------------------------- */
 
 enum { INPUTS = 3 };
@@ -603,6 +731,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(test_products, free_host),
         cmocka_unit_test_teardown(test_linear_dw, free_host),
+        cmocka_unit_test_teardown(test_int8, free_host),
+        cmocka_unit_test_teardown(test_dw_classes, free_host),
+        cmocka_unit_test_teardown(test_bf16_products, free_host),
         cmocka_unit_test_teardown(test_linear_gradients, free_host),
         cmocka_unit_test_teardown(test_rmsnorm, free_host),
         cmocka_unit_test_teardown(test_swiglu, free_host),

@@ -486,6 +486,9 @@ static void run_linears(world *w, results *r)
         note(w, r, qs_op_linear(y, x, dense, none, dy), 1);
         note(w, r, qs_op_linear_dx(dx, dy, packed_w, scale, x), 1);
         note(w, r, qs_op_linear_dx(dx, dy, dense, none, none), 1);
+        note(w, r, qs_op_with(qs_op_linear(y, x, packed_w, scale, dy), QS_PRECISION_INT8), 1);
+        note(w, r, qs_op_with(qs_op_linear_dx(dx, dy, packed_w, scale, none), QS_PRECISION_INT8), 1);
+        note(w, r, qs_op_with(qs_op_linear_dw(fresh(w, QS_F32, N, K), dy, x), QS_PRECISION_INT8), 1);
     }
 }
 
@@ -520,7 +523,7 @@ static void run_rows(world *w, results *r)
     const qs_view long_v = zeros(w, 1, 20001), long_g = put_f32(w, 1, 20001, noise(20001, 1, 12));
     note(w, r, qs_op_adamw(long_x, long_g, long_m, long_v, qs_absent(), qs_absent(), a), 4);
     note(w, r, qs_op_scales(fresh(w, QS_F16, 1, 96), qs_view_at(latent.buffer, latent.offset, QS_F32, 1, 96), 0.2f), 1);
-    const qs_view bits_of = fresh(w, QS_W1, 64, 96);
+    const qs_view bits_of = put(w, QS_W1, 64, 96, packed(QS_W1, 64, 96, 17));
     const qs_view counts = fresh(w, QS_I32, 1, 4), sample = put(w, QS_W1, 3, 96, packed(QS_W1, 3, 96, 14));
     note(w, r, qs_op_binarize(bits_of, latent, counts, sample, 64, 128), 4);
     note(w, r, qs_op_scale_grad(fresh(w, QS_F32, 1, 64), bits_of, latent, 0.2f), 1);
@@ -550,6 +553,7 @@ static void run_fsm(world *w, results *r)
         note(w, r, qs_op_fsm_threshold(t.u.a, t.u.b, t.u.theta, t.r, t.c, t.control, 0.8f), 3);
         note(w, r, qs_op_fsm_quantile(t.u.theta, t.dw, t.u.scale, t.u.a, t.u.b, FN * FK / 3), 1);
         note(w, r, qs_op_fsm_visit(&t.u), 15);
+        note(w, r, qs_op_with(qs_op_fsm_visit(&t.u), QS_PRECISION_INT8), 15);
         note(w, r, qs_op_fsm_statistics(t.r, t.c, t.control, t.u.r_now, t.u.c_now, t.u.counts, 0.9f, 0.3f, 2, FN * FK, 0),
              3);
         if (fsm != QS_FSM_C8) {
