@@ -1,14 +1,31 @@
-/* cmd_bench.c - qsbits bench: time of single operations and of whole training steps. */
+/* cmd_bench.c - qsbits bench: products beside what the machine could do, a training step and what it is made of. */
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "bench_ops.h"
+#include "bench_compare.h"
+#include "bench_products.h"
+#include "bench_step.h"
 #include "commands.h"
+#include "settings.h"
 
-static const char NAME[] = "bench";
-static const char STEP_PRESET[] = "mini";
-enum { STEP_BATCH = 8, WARM_STEPS = 2, MEASURED_STEPS = 3, TEXT_BYTES = 1 << 17 };
 static const int64_t MOST_EXTENT = 1 << 20;
+
+/* Without --shape: one token, a few, and prompts or training. N x K of a square product and of the longest of a 8b model. */
+static const int64_t ROWS[] = {1, 16, 128, 512};
+static const int64_t MATRICES[][2] = {{4096, 4096}, {4096, 14336}};
+enum { ROW_COUNT = sizeof ROWS / sizeof ROWS[0], MATRIX_COUNT = sizeof MATRICES / sizeof MATRICES[0] };
+
+typedef struct bench {
+    const options *o;
+    bench_setup setup;
+    qs_device_info device;
+    bench_machine single;                            /* the first level on one thread, where there are several */
+    bench_rows rows;
+    qs_model_config model;                           /* of the step */
+    json_t *step, *old;
+    bool headed;                                     /* the line about the device was printed */
+} bench;
 
 /* "M,N,K"; false after a message. */
 static bool parse_shape(const char *text, bench_shape *s)
@@ -16,202 +33,259 @@ static bool parse_shape(const char *text, bench_shape *s)
     long long m = 0, n = 0, k = 0;
     int end = 0;
     const bool parsed = sscanf(text, "%7lld,%7lld,%7lld%n", &m, &n, &k, &end) == 3 && text[end] == '\0';
-    *s = (bench_shape){m, n, k};
+    *s = (bench_shape){.m = m, .n = n, .k = k};
     if (parsed && m > 0 && n > 0 && k > 0 && m <= MOST_EXTENT && n <= MOST_EXTENT && k <= MOST_EXTENT && n % 32 == 0 &&
         k % 32 == 0)
         return true;
-    (void)fail_usage(NAME,
+    (void)fail_usage(BENCH_NAME,
                      "--shape '%s' is no shape; give M,N,K up to %lld with N and K multiples of 32, such as 4096,512,512",
                      text, (long long)MOST_EXTENT);
     return false;
 }
 
-/* ---- single operations ----------------------------------------------------------------------------------------- */
+/* ---- contexts and the machine ----------------------------------------------------------------------------------- */
 
-static qs_status bench_operations(const options *o, qs_context *context, bench_shape s, json_t *list)
+/* One thread stays on the core it runs on; where that cannot be arranged the times are merely less steady. */
+static void pin(const options *o)
 {
+    cpu_set_t one;
+    const int cpu = o->value[OPT_THREADS].integer == 1 ? sched_getcpu() : -1;
+    if (cpu < 0 || cpu >= CPU_SETSIZE)
+        return;
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    (void)sched_setaffinity(0, sizeof one, &one);
+}
+
+static int open_level(bench *b, const char *cpu)
+{
+    options o = *b->o;
+    bench_level *level = &b->setup.level[b->setup.level_count];
+    qs_device_info device;
+    if (cpu != NULL)
+        o.value[OPT_CPU].text = cpu;
+    const int code = open_context(&o, &level->context);
+    if (code != 0)
+        return code;
+    b->setup.level_count++;
+    qs_context_device(level->context, &device);
+    (void)snprintf(level->name, sizeof level->name, "%s", device.level[0] != '\0' ? device.level : device.backend);
+    return 0;
+}
+
+/* The level of --cpu, the best, or with --levels all that can run here, the best first. */
+static int open_levels(bench *b)
+{
+    int code = 0;
+    if (!b->o->value[OPT_LEVELS].given)
+        return open_level(b, NULL);
+    if (b->o->value[OPT_CPU].given || b->o->value[OPT_DEVICE].given)
+        return fail_usage(BENCH_NAME, "--levels takes every kernel level of the processor; leave --%s away",
+                          b->o->value[OPT_CPU].given ? "cpu" : "device");
+    for (int i = qs_cpu_level_count() - 1; i >= 0 && code == 0 && b->setup.level_count < BENCH_MOST_LEVELS; i--) {
+        int available = 0;
+        const char *name = qs_cpu_level_name(i, &available);
+        code = available ? open_level(b, name) : 0;
+    }
+    return code;
+}
+
+static int measure_machine(bench *b)
+{
+    bench_setup *s = &b->setup;
     qs_status status = QS_OK;
-    const bool json = o->value[OPT_JSON].given;
-    if (!json)
-        printf("operations at M,N,K = %lld,%lld,%lld\n%-16s %12s %10s %6s\n", (long long)s.m, (long long)s.n, (long long)s.k,
-               "operation", "median ms", "GFLOP/s", "runs");
-    for (const bench_case *c = BENCH_CASES; c->name != NULL && status == QS_OK; c++) {
-        double median = 0.0;
-        int64_t runs = 0;
-        status = bench_time(context, c, s, o->value[OPT_SECONDS].real, &median, &runs);
-        if (status != QS_OK)
-            break;
-        const double rate = c->work == NULL ? 0.0 : c->work(s) / median * 1e-9;
-        if (!json && c->work != NULL)
-            printf("%-16s %12.3f %10.2f %6lld  %s\n", c->name, 1e3 * median, rate, (long long)runs, c->what);
-        else if (!json)
-            printf("%-16s %12.3f %10s %6lld  %s\n", c->name, 1e3 * median, "", (long long)runs, c->what);
-        (void)json_array_append_new(list,
-                                    json_pack("{s:s, s:f, s:I, s:o}", "op", c->name, "seconds", median, "runs",
-                                              (json_int_t)runs, "gflops", c->work == NULL ? json_null() : json_real(rate)));
-    }
-    return status;
+    if (strcmp(b->device.backend, "cpu") != 0)
+        return 0;
+    bench_tell("what the machine can do at best");
+    if (s->threads > 1)
+        status = bench_machine_measure(s->level[0].name, 1, &s->caches, &b->single);
+    for (int i = 0; i < s->level_count && status == QS_OK; i++)
+        status = bench_machine_measure(s->level[i].name, s->threads, &s->caches, &s->level[i].machine);
+    bench_tell(NULL);
+    return status == QS_OK ? 0 : fail_library(BENCH_NAME, status, NULL);
 }
 
-/* ---- a training step ------------------------------------------------------------------------------------------- */
-
-/* How often an operation runs in a step of the model, and at which shape. */
-typedef struct part {
-    const char *name;
-    bench_shape shape;
-    int64_t count;
-} part;
-
-static qs_status bench_parts(const options *o, qs_context *context, const qs_model_config *c, double step, json_t *list)
+/* All machines, the single thread first; returns how many. */
+static int machines_of(const bench *b, bench_machine out[BENCH_MOST_LEVELS + 1])
 {
-    const int64_t m = STEP_BATCH * c->ctx, d = c->dim, f = c->ffn, layers = c->layers;
-    const part parts[] = {
-        {"linear", {m, d, d}, 4 * layers},       {"linear", {m, f, d}, 2 * layers},
-        {"linear", {m, d, f}, layers},           {"linear_dx", {m, d, d}, 4 * layers},
-        {"linear_dx", {m, f, d}, 2 * layers},    {"linear_dx", {m, d, f}, layers},
-        {"fsm_visit c4", {m, d, d}, 4 * layers}, {"fsm_visit c4", {m, f, d}, 2 * layers},
-        {"fsm_visit c4", {m, d, f}, layers},     {"linear f32", {m, c->vocab, d}, 1},
-        {"linear_dx f32", {m, c->vocab, d}, 1},  {"linear_dw", {m, c->vocab, d}, 1},
-        {"attention", {m, d, d}, layers},        {"attention_grad", {m, d, d}, layers},
-        {"rmsnorm", {m, d, d}, 3 * layers},      {"rmsnorm", {m, f, f}, layers},
-        {"rmsnorm_grad", {m, d, d}, 3 * layers}, {"rmsnorm_grad", {m, f, f}, layers},
-        {"swiglu", {m, f, f}, layers},           {"swiglu_grad", {m, f, f}, layers},
-        {"cross_entropy", {m, d, d}, 1},
-    };
-    qs_status status = QS_OK;
-    double known = 0.0;
-    for (size_t i = 0; i < sizeof parts / sizeof parts[0] && status == QS_OK; i++) {
-        const part *p = &parts[i];
-        double median = 0.0;
-        int64_t runs = 0;
-        status = bench_time(context, bench_find(p->name), p->shape, o->value[OPT_SECONDS].real * 0.2, &median, &runs);
-        const double share = median * (double)p->count;
-        known += share;
-        if (status == QS_OK && !o->value[OPT_JSON].given)
-            printf("  %-16s %5lld,%5lld,%5lld  x %-4lld %9.2f ms %6.1f%%\n", p->name, (long long)p->shape.m,
-                   (long long)p->shape.n, (long long)p->shape.k, (long long)p->count, 1e3 * share, 100.0 * share / step);
-        (void)json_array_append_new(list, json_pack("{s:s, s:[I,I,I], s:I, s:f}", "op", p->name, "shape",
-                                                    (json_int_t)p->shape.m, (json_int_t)p->shape.n, (json_int_t)p->shape.k,
-                                                    "count", (json_int_t)p->count, "seconds", share));
-    }
-    if (status == QS_OK && !o->value[OPT_JSON].given)
-        printf("  %-45s %9.2f ms %6.1f%%\n", "everything else", 1e3 * (step - known), 100.0 * (step - known) / step);
-    return status;
+    int count = 0;
+    if (b->single.level != NULL)
+        out[count++] = b->single;
+    for (int i = 0; i < b->setup.level_count; i++)
+        if (b->setup.level[i].machine.level != NULL)
+            out[count++] = b->setup.level[i].machine;
+    return count;
 }
 
-static qs_status time_steps(qs_trainer *trainer, double *median)
+static int prepare(bench *b)
 {
-    double times[MEASURED_STEPS];
-    qs_step_info info;
-    qs_status status = QS_OK;
-    for (int i = -WARM_STEPS; i < MEASURED_STEPS && status == QS_OK; i++) {
-        const double start = now_seconds();
-        status = qs_trainer_step(trainer, &info);
-        if (i >= 0)
-            times[i] = now_seconds() - start;
+    const option_value *v = b->o->value;
+    bench_setup *s = &b->setup;
+    s->seconds = v[OPT_SECONDS].real;
+    for (int i = 0; i < QS_PRECISIONS; i++)
+        s->precision[i] = !v[OPT_CLASS].given || v[OPT_CLASS].integer == i;
+    int code = v[OPT_COMPARE].text == NULL ? 0 : bench_compare_read(v[OPT_COMPARE].text, &b->old);
+    pin(b->o);   /* before a peer starts threads */
+    if (code == 0)
+        code = bench_peers_load(v[OPT_PEER].text, &s->peers);
+    if (code == 0)
+        code = open_levels(b);
+    if (code == 0) {
+        qs_context_device(s->level[0].context, &b->device);
+        s->threads = b->device.threads;
+        s->caches = bench_caches_of(&b->device);
     }
-    if (status != QS_OK)
-        return status;
-    const double a = times[0], b = times[1], c = times[2];
-    *median = a < b ? (b < c ? b : a < c ? c : a) : (a < c ? a : b < c ? c : b);
-    return QS_OK;
+    return code;
 }
 
-/* A text without meaning: speed does not depend on it. */
-static qs_status make_text(qs_context *context, qs_text **text)
+static void print_head(bench *b)
 {
-    unsigned char *bytes = malloc(TEXT_BYTES);
-    if (bytes == NULL)
-        return QS_ERR_NOMEM;
-    for (int i = 0; i < TEXT_BYTES; i += 16) {
-        uint32_t words[4];
-        qs_philox(1, 0, QS_RANDOM_DATA, 0, 0, (uint32_t)i, words);
-        memcpy(bytes + i, words, 16);
-    }
-    const qs_status status = qs_text_from_memory(context, bytes, TEXT_BYTES, 0.1, text);
-    free(bytes);
-    return status;
+    if (!b->headed && !b->o->value[OPT_JSON].given)
+        printf("%s: %s, %d thread%s\n", b->device.backend, b->device.description, b->device.threads,
+               b->device.threads == 1 ? "" : "s");
+    b->headed = true;
 }
 
-static qs_status bench_step(const options *o, qs_context *context, json_t *result)
+/* ---- products -------------------------------------------------------------------------------------------------- */
+
+static int products_of(bench *b, int64_t n, int64_t k, const int64_t *m, int m_count, double from, double to)
 {
-    qs_text *text = NULL;
-    qs_trainer *trainer = NULL;
-    qs_model_config config;
-    qs_train_options training;
-    double step = 0.0;
-    json_t *parts = json_array();
-    qs_model_config_default(&config);
-    qs_train_options_default(&training);
-    training.batch = STEP_BATCH;
-    qs_status status = qs_model_preset(STEP_PRESET, &config);
-    if (status == QS_OK)
-        status = qs_model_config_resolve(&config);
-    if (status == QS_OK)
-        status = make_text(context, &text);
-    if (status == QS_OK)
-        status = qs_trainer_create(context, &config, &training, text, &trainer);
-    if (status == QS_OK)
-        status = time_steps(trainer, &step);
-    const double tokens = (double)(STEP_BATCH * config.ctx);
-    if (status == QS_OK && !o->value[OPT_JSON].given)
-        printf("\ntraining step, preset %s, fsm c4, %lld x %lld tokens: %.2f ms, %.0f tokens/s\n", STEP_PRESET,
-               (long long)STEP_BATCH, (long long)config.ctx, 1e3 * step, tokens / step);
-    if (status == QS_OK)
-        status = bench_parts(o, context, &config, step, parts);
-    if (status == QS_OK)
-        (void)json_object_set_new(result, "step", json_pack("{s:s, s:f, s:f, s:O}", "preset", STEP_PRESET, "seconds", step,
-                                                            "tokens_per_second", tokens / step, "parts", parts));
-    json_decref(parts);
-    qs_trainer_free(&trainer);
-    qs_text_free(&text);
-    return status;
+    const int64_t first = b->rows.count;
+    const int code = bench_products(&b->setup, n, k, m, m_count, from, to, &b->rows);
+    if (code != 0)
+        return code;
+    print_head(b);
+    if (!b->o->value[OPT_JSON].given)
+        bench_rows_print(&b->rows, first, b->setup.threads);
+    (void)fflush(stdout);
+    return 0;
+}
+
+static int products(bench *b, const bench_shape *given)
+{
+    bench_machine machines[BENCH_MOST_LEVELS + 1];
+    int code = measure_machine(b);
+    b->setup.every_product = given != NULL;
+    if (code == 0 && given != NULL)
+        code = products_of(b, given->n, given->k, &given->m, 1, 0.0, 1.0);
+    for (int i = 0; i < MATRIX_COUNT && code == 0 && given == NULL; i++)
+        code = products_of(b, MATRICES[i][0], MATRICES[i][1], ROWS, ROW_COUNT, (double)i / MATRIX_COUNT,
+                           (double)(i + 1) / MATRIX_COUNT);
+    const int count = machines_of(b, machines);   /* at the end: the rates have risen since the start */
+    if (code == 0 && !b->o->value[OPT_JSON].given && count > 0)
+        bench_machine_print(machines, count);
+    return code;
+}
+
+/* ---- the result ------------------------------------------------------------------------------------------------ */
+
+static json_t *result_json(const bench *b)
+{
+    const bench_caches *c = &b->setup.caches;
+    bench_machine measured[BENCH_MOST_LEVELS + 1];
+    const int count = machines_of(b, measured);
+    json_t *machines = json_array(), *rows = json_array();
+    for (int i = 0; i < count; i++)
+        (void)json_array_append_new(machines, bench_machine_json(&measured[i]));
+    for (int64_t i = 0; i < b->rows.count; i++)
+        (void)json_array_append_new(rows, bench_row_json(&b->rows.row[i]));
+    json_t *result = json_pack("{s:s, s:s, s:s, s:s, s:i, s:{s:I, s:I, s:I}, s:o, s:o}", "qsbits", qs_version(), "backend",
+                               b->device.backend, "description", b->device.description, "level", b->setup.level[0].name,
+                               "threads", b->device.threads, "caches", "l2", (json_int_t)c->l2, "l3", (json_int_t)c->l3,
+                               "last", (json_int_t)c->last, "machine", machines, "rows", rows);
+    if (b->step != NULL)
+        (void)json_object_set(result, "step", b->step);
+    return result;
+}
+
+static int report(const bench *b)
+{
+    const bool json = b->o->value[OPT_JSON].given;
+    json_t *result = result_json(b), *comparison = NULL;
+    int code = 0;
+    bool slower = false;
+    if (b->old != NULL) {
+        comparison = bench_compare(b->old, result);
+        slower = json_integer_value(json_object_get(comparison, "slower")) > 0;
+        if (!json)
+            bench_compare_print(b->o->value[OPT_COMPARE].text, comparison);
+        (void)json_object_set_new(result, "comparison", comparison);
+    }
+    code = json ? print_json(BENCH_NAME, json_incref(result)) : flush_output(BENCH_NAME);
+    json_decref(result);
+    return code == 0 && slower ? EXIT_SLOWER : code;
+}
+
+static int measure(bench *b, const bench_shape *given)
+{
+    const option_value *v = b->o->value;
+    const bool only_step = v[OPT_STEP].given && !v[OPT_SHAPE].given, only_shape = v[OPT_SHAPE].given && !v[OPT_STEP].given;
+    int code = settings_model(b->o, &b->model);
+    if (code == 0)
+        code = prepare(b);
+    if (code == 0 && !only_step)
+        code = products(b, given);
+    if (code == 0 && !only_shape) {
+        print_head(b);
+        code = bench_step(b->o, b->setup.level[0].context, &b->model, b->setup.precision, &b->step);
+    }
+    return code == 0 ? report(b) : code;
 }
 
 static int run(const options *o)
 {
-    qs_context *context = NULL;
-    qs_device_info device;
     bench_shape shape;
-    if (!parse_shape(o->value[OPT_SHAPE].text, &shape))
+    const bool given = o->value[OPT_SHAPE].given;
+    if (given && !parse_shape(o->value[OPT_SHAPE].text, &shape))
         return EXIT_USAGE;
-    int code = open_context(o, &context);
-    if (code != 0)
-        return code;
-    qs_context_device(context, &device);
-    json_t *operations = json_array();
-    json_t *result = json_pack("{s:s, s:s, s:i, s:[I,I,I], s:O}", "backend", device.backend, "level", device.level,
-                               "threads", device.threads, "shape", (json_int_t)shape.m, (json_int_t)shape.n,
-                               (json_int_t)shape.k, "operations", operations);
-    if (!o->value[OPT_JSON].given)
-        printf("%s %s, %d threads\n", device.backend, device.level, device.threads);
-    qs_status status = bench_operations(o, context, shape, operations);
-    if (status == QS_OK)
-        status = bench_step(o, context, result);
-    if (status != QS_OK)
-        code = fail_library(NAME, status, status == QS_ERR_NOMEM ? "give a smaller --shape" : NULL);
-    else if (o->value[OPT_JSON].given)
-        code = print_json(NAME, json_incref(result));
-    else
-        code = flush_output(NAME);
-    json_decref(result);
-    json_decref(operations);
-    qs_close(&context);
+    bench *b = calloc(1, sizeof *b);
+    if (b == NULL)
+        return fail_with(71, BENCH_NAME, "out of memory; close other programs");
+    b->o = o;
+    const int code = measure(b, given ? &shape : NULL);
+    for (int i = 0; i < b->setup.level_count; i++)
+        qs_close(&b->setup.level[i].context);
+    bench_rows_free(&b->rows);
+    json_decref(b->step);
+    json_decref(b->old);
+    free(b);
     return code;
 }
 
-static const int CODES[] = {64, 69, 70, 71, 74, 0};
+static void explain(FILE *out)
+{
+    fprintf(out,
+            "\nColumns:\n"
+            "  linear        y = x w^T with 1-bit weights;  linear_dx  the gradient of x;  dense  y = x w^T in fp32\n"
+            "  fsm_visit c4  weight gradient, threshold and rule in one;  linear_dw  the weight gradient into memory\n"
+            "  warm, cold    the same matrix again and again; the next of more than the last cache holds\n"
+            "  cycles/w      cycles of a core per weight and row of x, by a clock that was measured\n"
+            "  GB/s          packed weights, each read once\n"
+            "  limit, by     share of what the machine could do at best, and what sets that: the arithmetic that serves\n"
+            "                the class best, or reading every operand once from where it lies\n"
+            "  x peer        time of the fastest peer / ours\n");
+    fprintf(out, "\nPresets:\n ");
+    for (int i = 0; i < qs_model_preset_count(); i++)
+        fprintf(out, " %s", qs_model_preset_name(i));
+    fprintf(out, "\n");
+}
+
+static const int CODES[] = {EXIT_SLOWER, 64, 65, 66, 69, 70, 71, 74, 0};
 
 const command bench_command = {
     .name = "bench",
     .bit = BENCH,
     .required = "",
-    .summary = "time of every operation and of a training step",
+    .summary = "speed of products and of a training step, beside what the machine could do",
     .about =
-        "Times the operations of training at one shape (--shape, M tokens, N outputs, K inputs) and a whole training\n"
-        "step of the preset mini, with the share of each operation as it takes when run alone. Times are medians.\n"
-        "Compare levels and thread counts with --cpu and --threads; close other programs first.",
-    .examples = {"qsbits bench", "qsbits bench --shape 1024,1024,1024 --seconds 1 --threads 1 --json"},
+        "Times products with 1-bit weights (M rows of x, N outputs, K inputs) in every precision, for one token, a few\n"
+        "and prompts or training, beside the peak arithmetic and bandwidth that it measures as well; and a training step\n"
+        "with the share of each operation as it takes when run alone. What is compared takes turns in one run; times are\n"
+        "medians. Takes about a minute; --shape or --step alone take less. With --threads 1 the process stays on one core.\n"
+        "Close other programs first.",
+    .examples = {"qsbits bench --shape 1,4096,4096 --levels --threads 1",
+                 "qsbits bench --step --preset small --batch 8 --compare before.json"},
     .exit_codes = CODES,
     .run = run,
+    .more_help = explain,
 };

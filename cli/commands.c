@@ -26,6 +26,7 @@ const explained ENVIRONMENT[] = {
 
 const exit_code EXIT_CODES[] = {
     {0, "done"},
+    {1, "bench --compare: something became slower"},
     {64, "wrong usage: an unknown option, a value out of range, settings that disagree"},
     {65, "bad data: not a text or checkpoint, too short, damaged, a loss that is not finite"},
     {66, "no such input"},

@@ -72,7 +72,8 @@ static void name_arm(arm *a)
         (void)snprintf(rate, sizeof rate, "@%g", a->lr);
     (void)snprintf(a->name, sizeof a->name, "%s%s%s%s%s%s%s%s", options_choice_text(OPT_OPTIMIZER, a->optimizer), fsm ? ":" : "",
                    fsm ? options_choice_text(OPT_FSM_STATE, a->fsm) : "", plain ? "" : ":",
-                   plain ? "" : options_choice_text(OPT_FSM_RECIPE, a->recipe), f32 ? "" : "/", f32 ? "" : qs_precision_name(a->precision), rate);
+                   plain ? "" : options_choice_text(OPT_FSM_RECIPE, a->recipe), f32 ? "" : "/",
+                   f32 ? "" : qs_precision_name(a->precision), rate);
     (void)snprintf(a->folder, sizeof a->folder, "%.*s", (int)strcspn(a->name, "@"), a->name);
     for (char *c = a->folder; *c != '\0'; c++)
         if (*c == ':' || *c == '/')

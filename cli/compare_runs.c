@@ -50,7 +50,8 @@ static bool run_options(const comparison *c, const arm *a, const run_texts *text
     return set(o, OPT_OPTIMIZER, options_choice_text(OPT_OPTIMIZER, a->optimizer)) &&
            set(o, OPT_FSM_STATE, fsm ? options_choice_text(OPT_FSM_STATE, a->fsm) : NULL) &&
            set(o, OPT_FSM_RECIPE, fsm ? options_choice_text(OPT_FSM_RECIPE, a->recipe) : NULL) &&
-           set(o, OPT_PRECISION, qs_precision_name(a->precision)) && set(o, OPT_DATA, c->data) && set(o, OPT_SEED, texts->seed) && set(o, OPT_LR, lr > 0.0 ? texts->lr : NULL) &&
+           set(o, OPT_PRECISION, qs_precision_name(a->precision)) &&
+           set(o, OPT_DATA, c->data) && set(o, OPT_SEED, texts->seed) && set(o, OPT_LR, lr > 0.0 ? texts->lr : NULL) &&
            set(o, OPT_OUT, texts->folder) && set(o, OPT_RESUME, "true") &&
            set(o, OPT_TIME_LIMIT, c->o.value[OPT_TIME_LIMIT].given ? texts->seconds : NULL);
 }

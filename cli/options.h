@@ -42,16 +42,16 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE } option_kind;
       "share at the end of the text that is kept for validation; up to 0.5, for eval up to 1") \
     X(MODEL, "model", 'm', TEXT, 0, 0, EVAL | GENERATE, PLAIN, "Model", "RUN", NULL, \
       "run folder (newest checkpoint), checkpoint folder or model.safetensors") \
-    X(PRESET, "preset", 0, TEXT, 0, 0, RUNS, SETTING, "Model", "NAME", "(tiny)", \
+    X(PRESET, "preset", 0, TEXT, 0, 0, RUNS | BENCH, SETTING, "Model", "NAME", "(tiny)", \
       "shape by name, listed below; the options below override its parts") \
-    X(LAYERS, "layers", 0, INT, 1, 4096, RUNS, SETTING, "Model", "N", "(preset)", "blocks") \
-    X(DIM, "dim", 0, INT, 32, 1 << 20, RUNS, SETTING, "Model", "N", "(preset)", "width, a multiple of 32") \
-    X(HEADS, "heads", 0, INT, 1, 1024, RUNS, SETTING, "Model", "N", "(preset)", "query heads") \
-    X(KV_HEADS, "kv-heads", 0, INT, 0, 1024, RUNS, SETTING, "Model", "N", "(preset)", \
+    X(LAYERS, "layers", 0, INT, 1, 4096, RUNS | BENCH, SETTING, "Model", "N", "(preset)", "blocks") \
+    X(DIM, "dim", 0, INT, 32, 1 << 20, RUNS | BENCH, SETTING, "Model", "N", "(preset)", "width, a multiple of 32") \
+    X(HEADS, "heads", 0, INT, 1, 1024, RUNS | BENCH, SETTING, "Model", "N", "(preset)", "query heads") \
+    X(KV_HEADS, "kv-heads", 0, INT, 0, 1024, RUNS | BENCH, SETTING, "Model", "N", "(preset)", \
       "key and value heads, a divisor of heads") \
-    X(HEAD_DIM, "head-dim", 0, INT, 0, 512, RUNS, SETTING, "Model", "N", "(dim / heads)", "width of a head, even") \
-    X(FFN, "ffn", 0, INT, 0, 1 << 22, RUNS, SETTING, "Model", "N", "(preset)", "width inside the feed-forward part") \
-    X(CTX, "ctx", 'c', INT, 2, 1 << 20, RUNS, SETTING, "Model", "N", "(preset)", "tokens of a training window") \
+    X(HEAD_DIM, "head-dim", 0, INT, 0, 512, RUNS | BENCH, SETTING, "Model", "N", "(dim / heads)", "width of a head, even") \
+    X(FFN, "ffn", 0, INT, 0, 1 << 22, RUNS | BENCH, SETTING, "Model", "N", "(preset)", "width inside the feed-forward part") \
+    X(CTX, "ctx", 'c', INT, 2, 1 << 20, RUNS | BENCH, SETTING, "Model", "N", "(preset)", "tokens of a training window") \
     X(QK_NORM, "qk-norm", 0, FLAG, 0, 0, RUNS, SETTING, "Model", NULL, NULL, "RMSNorm on queries and keys, per head") \
     X(NO_SUB_NORM, "no-sub-norm", 0, FLAG, 0, 0, RUNS, SETTING, "Model", NULL, NULL, \
       "no RMSNorm before the attention-output and down products") \
@@ -66,7 +66,7 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE } option_kind;
       "arithmetic of the products with 1-bit weights: f32, or operands in int8 or bf16") \
     X(STEPS, "steps", 0, INT, 1, INT64_C(1) << 31, RUNS, SETTING, "Training", "N", "1000", \
       "length of the run; schedules end there") \
-    X(BATCH, "batch", 'b', INT, 1, 1 << 20, RUNS, SETTING, "Training", "N", "32", "windows per step") \
+    X(BATCH, "batch", 'b', INT, 1, 1 << 20, RUNS | BENCH, SETTING, "Training", "N", "32", "windows per step") \
     X(SEED, "seed", 's', INT, 0, INT64_MAX, TRAIN, SETTING, "Training", "N", "1", "of all random numbers") \
     X(LR, "lr", 0, REAL, 1e-12, 1e30, TRAIN, SETTING, "Training", "R", "(searched)", "rate of the float parameters") \
     X(MATRIX_LR, "matrix-lr", 0, REAL, 1e-12, 1e30, TRAIN, SETTING, "Training", "R", "(lr; bop: 0.1)", \
@@ -138,9 +138,21 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE } option_kind;
     X(WORDS, "words", 0, INT, 0, INT64_MAX, INSPECT, PLAIN, "Selection", "N", "8", "32-bit words to show, 0 is all") \
     X(VERIFY, "verify", 0, FLAG, 0, 0, INSPECT, PLAIN, "Selection", NULL, NULL, \
       "read everything and compare all checksums") \
-    X(SHAPE, "shape", 0, TEXT, 0, 0, BENCH, PLAIN, "Measurement", "M,N,K", "4096,512,512", \
-      "tokens, outputs and inputs of the linear operations") \
-    X(SECONDS, "seconds", 0, REAL, 0.001, 3600, BENCH, PLAIN, "Measurement", "S", "0.3", "time to spend on each operation") \
+    X(SHAPE, "shape", 0, TEXT, 0, 0, BENCH, PLAIN, "Measurement", "M,N,K", "(1 to 512 x 4096 x 4096 and 14336)", \
+      "only products, at this shape") \
+    X(STEP, "step", 0, FLAG, 0, 0, BENCH, PLAIN, "Measurement", NULL, NULL, \
+      "only a training step, of the model given above") \
+    X(CLASS, "precision", 0, CHOICE, 0, 0, BENCH, PLAIN, "Measurement", CHOICES_PRECISION, "(all)", \
+      "arithmetic of the products with 1-bit weights") \
+    X(LEVELS, "levels", 0, FLAG, 0, 0, BENCH, PLAIN, "Measurement", NULL, NULL, \
+      "every kernel level of this machine side by side (products)") \
+    X(PEER, "peer", 0, TEXT, 0, 0, BENCH, PLAIN, "Measurement", "FILE.so,...", NULL, \
+      "foreign products to time beside ours, see qsbits/peer.h") \
+    X(COMPARE, "compare", 0, TEXT, 0, 0, BENCH, PLAIN, "Measurement", "OLD.json", NULL, \
+      "show what became slower or faster since an earlier --json; exit code 1 if something became slower") \
+    X(SECONDS, "seconds", 0, REAL, 0.001, 3600, BENCH, PLAIN, "Measurement", "S", "0.3", "time to spend on each row") \
+    X(SELF_TEST, "self-test", 0, FLAG, 0, 0, INFO, PLAIN, "Check", NULL, NULL, \
+      "run every operation on the kernel level in use and on the scalar one and compare the results") \
     X(THREADS, "threads", 't', INT, 0, 1024, COMPUTE, PLAIN, "Machine", "N", "0", \
       "worker threads, 0 is all cores; the same result") \
     X(CPU, "cpu", 0, TEXT, 0, 0, COMPUTE, PLAIN, "Machine", "LEVEL", "(best)", \

@@ -4,7 +4,9 @@
 # one command to type and exits 1.
 set -euo pipefail
 
-optional="chromium"   # tests skip themselves without these; not every system has the package
+# Tests skip themselves without these; not every system has the packages. The second line checks the kernels of aarch64.
+optional="chromium"
+[ "$(uname -m)" = aarch64 ] || optional+=" gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static"
 
 usage() { echo "usage: ${0##*/} build|test" >&2; exit 64; }
 
@@ -12,7 +14,7 @@ packages_of() {
     local build="gcc libc6-dev make cmake pkg-config libjansson-dev libxxhash-dev librandom123-dev"
     case "${1:-}" in
     build) echo "$build" ;;
-    test) echo "$build g++ libcmocka-dev python3 python3-venv chromium" ;;
+    test) echo "$build g++ libcmocka-dev python3 python3-venv $optional" ;;
     *) usage ;;
     esac
 }
@@ -28,6 +30,9 @@ have() {
     libxxhash-dev) pkg-config --exists libxxhash ;;
     librandom123-dev) [ -e /usr/include/Random123/philox.h ] || [ -e /usr/local/include/Random123/philox.h ] ;;
     chromium) command -v chromium || command -v chromium-browser || command -v google-chrome ;;
+    gcc-aarch64-linux-gnu) command -v aarch64-linux-gnu-gcc ;;
+    libc6-dev-arm64-cross) [ -e /usr/aarch64-linux-gnu/include/stdlib.h ] ;;
+    qemu-user-static) command -v qemu-aarch64-static || command -v qemu-aarch64 ;;
     libcmocka-dev) pkg-config --exists cmocka ;;
     python3-venv) python3 -c "import ensurepip, venv" ;;
     *) return 1 ;;
@@ -80,5 +85,15 @@ install_with_lists() {
     install_these "$@" >/dev/null 2>&1 || { "${as_root[@]}" apt-get update -qq </dev/null && install_these "$@"; }
 }
 
+# One package that this system does not have must not keep the others away.
+install_one_by_one() {
+    local all=("${wished[@]}")
+    wished=()
+    for package in "${all[@]}"; do
+        install_these "$package" >/dev/null 2>&1 || wished+=("$package")
+    done
+    [ ${#wished[@]} -eq 0 ] || do_without
+}
+
 [ ${#missing[@]} -eq 0 ] || install_with_lists "${missing[@]}"
-[ ${#wished[@]} -eq 0 ] || install_with_lists "${wished[@]}" || do_without
+[ ${#wished[@]} -eq 0 ] || install_with_lists "${wished[@]}" || install_one_by_one

@@ -250,9 +250,9 @@ static void test_signature(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_arms),      cmocka_unit_test(test_graphs),          cmocka_unit_test(test_micro_batches),
-        cmocka_unit_test(test_resume),    cmocka_unit_test(test_precisions), cmocka_unit_test(test_files_are_equal), cmocka_unit_test(test_hash_differs),
-        cmocka_unit_test(test_signature),
+        cmocka_unit_test(test_arms),      cmocka_unit_test(test_precisions),      cmocka_unit_test(test_graphs),
+        cmocka_unit_test(test_resume),    cmocka_unit_test(test_micro_batches),   cmocka_unit_test(test_hash_differs),
+        cmocka_unit_test(test_signature), cmocka_unit_test(test_files_are_equal),
     };
     return cmocka_run_group_tests(tests, make_test_folder, drop_test_folder);
 }

@@ -96,7 +96,9 @@ static qs_op valid_op(qs_op_code code)
                                     f32(M, N), f32(M, N / HEAD), HEAD, SEQ);
     case QS_OP_SWIGLU: return qs_op_swiglu(f32(M, N), f32(M, N), f32(M, N));
     case QS_OP_SWIGLU_GRAD: return qs_op_swiglu_grad(f32(M, N), f32(M, N), f32(M, N), f32(M, N), f32(M, N));
-    case QS_OP_CROSS_ENTROPY: return qs_op_cross_entropy(f32(M, V), fresh(QS_I32, 1, M), f32(2, 1), 1, 0);
+    case QS_OP_SOFTMAX_STATS: return qs_op_softmax_stats(f32(M, 3), f32(M, V), fresh(QS_I32, 1, M), 0, 0);
+    case QS_OP_CROSS_ENTROPY: return qs_op_cross_entropy(f32(M, 3), f32(2, 1));
+    case QS_OP_CROSS_ENTROPY_GRAD: return qs_op_cross_entropy_grad(f32(M, V), f32(M, 3), fresh(QS_I32, 1, M), 0, 1);
     case QS_OP_SUM_SQUARES: return qs_op_sum_squares(f32(1, 1), f32(M, N), fresh(QS_F16, 1, M), 0);
     case QS_OP_CLIP_FACTOR: return qs_op_clip_factor(f32(1, 1), f32(1, 1), 1);
     case QS_OP_ADAMW:
@@ -193,12 +195,13 @@ static void test_bent_views(void **state)
     }
 }
 
-/* Views whose rows or columns no other view repeats. */
+/* Views whose rows or columns no other view repeats (301 tokens are as many chunks as 300). */
 static bool free_side(int code, int slot, bool rows)
 {
     return (!rows && code == QS_OP_SUM_SQUARES && slot == 1) || (rows && code == QS_OP_EMBED && slot == 2) ||
            (rows && code == QS_OP_EMBED_GRAD && slot == 0) || (rows && code == QS_OP_CHUNK_SUM && slot == 1) ||
-           (rows && code == QS_OP_ROPE && slot == 0) || (!rows && code == QS_OP_CROSS_ENTROPY && slot == 0);
+           (rows && code == QS_OP_ROPE && slot == 0) || (!rows && code == QS_OP_SOFTMAX_STATS && slot == 1) ||
+           (rows && code == QS_OP_CROSS_ENTROPY && slot == 0) || (!rows && code == QS_OP_CROSS_ENTROPY_GRAD && slot == 0);
 }
 
 static void test_bent_shapes(void **state)
@@ -307,7 +310,9 @@ static void test_shape_texts(void **state)
     says(qs_op_with(qs_op_linear(f32(1, 128), long_row, qs_view_at(scale.buffer, 0, QS_W1, 128, (1 << 17) + 32), scale, qs_absent()),
                     QS_PRECISION_INT8), QS_ERR_SHAPE, "linear: int8 sums of 131104 terms, at most 131072 are exact");
     says(qs_op_copy(f32(2, 32), fresh(QS_I32, 2, 32)), QS_ERR_ARG, "copy: y is f32, x is i32");
-    says(qs_op_cross_entropy(f32(M, V), fresh(QS_I32, 1, M), f32(3, 1), 1, 0), QS_ERR_SHAPE,
+    says(qs_op_softmax_stats(f32(M, 2), f32(M, V), fresh(QS_I32, 1, M), 0, 0), QS_ERR_SHAPE,
+         "softmax_stats: stats is [300,2], must have 3 columns");
+    says(qs_op_cross_entropy(f32(M, 3), f32(3, 1)), QS_ERR_SHAPE,
          "cross_entropy: partial is [3,1], must have 2 rows (one per 256 tokens)");
     says(qs_op_rmsnorm(f32(4, 100), f32(4, 100), f32(1, 64), 0), QS_ERR_SHAPE,
          "rmsnorm: x has 100 columns, no multiple of the gain's 64");
@@ -354,7 +359,10 @@ static void test_scalar_texts(void **state)
     says(with_float(QS_OP_RMSNORM, 0, -1), QS_ERR_ARG, "rmsnorm: eps is -1");
     says(with_float(QS_OP_CLIP_FACTOR, 0, 0), QS_ERR_ARG, "clip_factor: the limit is 0");
     says(with_float(QS_OP_FSM_STATISTICS, 0, 2), QS_ERR_ARG, "fsm_statistics: beta is 2");
-    says(with_float(QS_OP_CROSS_ENTROPY, 0, INFINITY), QS_ERR_ARG, "cross_entropy: the factor is inf");
+    says(with_float(QS_OP_CROSS_ENTROPY_GRAD, 0, INFINITY), QS_ERR_ARG, "cross_entropy_grad: the factor is inf");
+    says(with_int(QS_OP_CROSS_ENTROPY_GRAD, 0, -1), QS_ERR_ARG, "cross_entropy_grad: first is -1, must lie in 0..2147483647");
+    says(with_int(QS_OP_SOFTMAX_STATS, 0, INT64_MAX), QS_ERR_ARG, "softmax_stats: first is 9223372036854775807");
+    says(with_flags(QS_OP_SOFTMAX_STATS, QS_FLAG_FIRST), QS_ERR_ARG, "softmax_stats: flags 0x8, known are 0x10");
     says(with_flags(QS_OP_LINEAR, QS_FLAG_ADD), QS_ERR_ARG, "linear: flags 0x10, known are 0x0");
 }
 
@@ -366,7 +374,7 @@ static void test_descriptor_texts(void **state)
     says(op, QS_ERR_ARG, "version 2");
     op = valid_op(QS_OP_COPY);
     op.code = QS_OPS;
-    says(op, QS_ERR_ARG, "op code 27 does not exist");
+    says(op, QS_ERR_ARG, "op code 29 does not exist");
     op = valid_op(QS_OP_COPY);
     op.view[2] = f32(1, 1);
     says(op, QS_ERR_ARG, "copy: view 2 is present, the op has 2");

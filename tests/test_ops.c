@@ -456,27 +456,83 @@ static void loss_forward(const problem *p, double *out)
     }
 }
 
+/* Columns first .. first + n - 1. */
+static qs_view columns(qs_view v, int64_t first, int64_t n)
+{
+    v.offset += (uint64_t)(4 * first);
+    v.cols = n;
+    return v;
+}
+
+/* Statistics of all columns of logits, which come in blocks. */
+static void softmax_blocks(world *w, qs_view stats, qs_view logits, qs_view targets, int64_t block)
+{
+    for (int64_t first = 0; first < logits.cols; first += block) {
+        const int64_t n = logits.cols - first < block ? logits.cols - first : block;
+        submit(w, qs_op_softmax_stats(stats, columns(logits, first, n), targets, first, first ? QS_FLAG_ADD : 0));
+    }
+}
+
+/* Targets in every block; the last block is a short one, or there is only one. */
 static void test_cross_entropy(void **state)
 {
     (void)state;
     const int64_t M = 300, V = 37;
     world w = open_world(NULL, 2, BYTES);
+    w.gap = 8;
     const float *logits = noise(M * V, 5, 1);
     const int32_t *targets = symbols(M, V, 2);
-    const qs_view vl = put_f32(&w, M, V, logits), vt = put(&w, QS_I32, 1, M, targets), partial = fresh(&w, QS_F32, 2, 1);
+    const qs_view vt = put(&w, QS_I32, 1, M, targets), stats = fresh(&w, QS_F32, M, 3), partial = fresh(&w, QS_F32, 2, 1);
     const double factor = 0.25;
     problem p = {.i = {M, V}, .in = {widen(logits, M * V)}, .count = {M * V}, .outputs = 1, .dout = &factor,
                  .forward = loss_forward, .extra = targets};
     double expected = 0;
     loss_forward(&p, &expected);
-    submit(&w, qs_op_cross_entropy(vl, vt, partial, 1.0f, QS_FLAG_NO_GRAD));
-    assert_same(get(&w, vl), logits, M * V * 4, "cross_entropy without gradient");
-    const float *only = get(&w, partial);
-    submit(&w, qs_op_cross_entropy(vl, vt, partial, 0.25f, 0));
-    const float *loss = get(&w, partial), total = loss[0] + loss[1];
-    assert_same(loss, only, 8, "the loss with and without gradient");
-    assert_close(&total, &expected, 1, 1e-6, "cross_entropy");
-    check_gradient(&p, 0, get(&w, vl), 100, "cross_entropy");
+    for (int64_t block = 16; block <= 48; block += 16) {
+        const qs_view vl = put_f32(&w, M, V, logits);
+        softmax_blocks(&w, stats, vl, vt, block);
+        submit(&w, qs_op_cross_entropy(stats, partial));
+        assert_same(get(&w, vl), logits, M * V * 4, "logits after softmax_stats");
+        const float *loss = get(&w, partial), total = loss[0] + loss[1];
+        assert_close(&total, &expected, 1, 1e-6, "cross_entropy");
+        for (int64_t first = 0; first < V; first += block)
+            submit(&w, qs_op_cross_entropy_grad(columns(vl, first, V - first < block ? V - first : block), stats, vt, first, 0.25f));
+        check_gradient(&p, 0, get(&w, vl), 100, "cross_entropy_grad");
+    }
+    close_world(&w);
+}
+
+/* Blocks of whole 1024s leave no trace; statistics of the largest logit and of the target are exact. */
+static void test_softmax_blocks(void **state)
+{
+    (void)state;
+    const int64_t M = 5, V = 3 * 1024 + 201;
+    static const int64_t cuts[] = {1024, 2048, 3072, 4096};
+    world w = open_world(NULL, 2, BYTES);
+    const float *logits = noise(M * V, 30, 1);
+    const int32_t targets[] = {0, 1023, 1024, 3272, 3273};   /* the last one does not exist */
+    const qs_view vl = put_f32(&w, M, V, logits), vt = put(&w, QS_I32, 1, M, targets), partial = fresh(&w, QS_F32, 1, 1);
+    const qs_view stats = fresh(&w, QS_F32, M, 3);
+    const float *want = NULL;
+    for (int i = 0; i < 4; i++) {
+        softmax_blocks(&w, stats, vl, vt, cuts[i]);
+        const float *got = get(&w, stats);
+        want = want ? want : got;
+        assert_same(got, want, M * 12, "statistics in blocks");
+    }
+    for (int64_t m = 0; m < M; m++) {
+        float top = -INFINITY;
+        double sum = 0;
+        for (int64_t v = 0; v < V; v++)
+            top = fmaxf(top, logits[m * V + v]);
+        for (int64_t v = 0; v < V; v++)
+            sum += exp((double)logits[m * V + v] - (double)top);
+        assert_true(want[3 * m] == top);
+        assert_close(want + 3 * m + 1, &sum, 1, 1e-6, "sum of exponentials");
+        assert_true(m == 4 ? isnan(want[3 * m + 2]) : want[3 * m + 2] == logits[m * V + targets[m]]);
+    }
+    submit(&w, qs_op_cross_entropy(stats, partial));
+    assert_true(isnan(*(float *)get(&w, partial)));
     close_world(&w);
 }
 
@@ -739,6 +795,7 @@ int main(void)
         cmocka_unit_test_teardown(test_swiglu, free_host),
         cmocka_unit_test_teardown(test_rope, free_host),
         cmocka_unit_test_teardown(test_cross_entropy, free_host),
+        cmocka_unit_test_teardown(test_softmax_blocks, free_host),
         cmocka_unit_test_teardown(test_attention, free_host),
         cmocka_unit_test_teardown(test_decode_equals_prefill, free_host),
         cmocka_unit_test_teardown(test_attention_gradient, free_host),

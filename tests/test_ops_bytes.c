@@ -500,7 +500,7 @@ static void run_rows(world *w, results *r)
     const qs_view gain = put_f32(w, 1, d, noise(d, 1, 3)), partial = fresh(w, QS_F32, 3, d), dx = fresh(w, QS_F32, M, X);
     const qs_view angle = put_f32(w, 9, d / 2, noise(9 * d / 2, 1, 4)), one = put_f32(w, 1, 1, noise(1, 1, 5));
     const qs_view tokens = put(w, QS_I32, 1, M, symbols(M, V, 6)), table = put_f32(w, V, X, noise(V * X, 1, 7));
-    const qs_view losses = fresh(w, QS_F32, 3, 1), latent = put_f32(w, 64, 96, noise(64 * 96, 1, 8));
+    const qs_view stats = fresh(w, QS_F32, M, 3), latent = put_f32(w, 64, 96, noise(64 * 96, 1, 8));
     note(w, r, qs_op_copy(y, x), 1);
     note(w, r, qs_op_embed(y, tokens, table), 1);
     note(w, r, qs_op_embed_grad(table, tokens, dy, QS_FLAG_ADD), 1);
@@ -511,7 +511,11 @@ static void run_rows(world *w, results *r)
     note(w, r, qs_op_rope(y, angle, angle, d, 7, 2, QS_FLAG_INVERSE), 1);
     note(w, r, qs_op_swiglu(y, x, dy), 1);
     note(w, r, qs_op_swiglu_grad(x, y, dx, x, y), 2);
-    note(w, r, qs_op_cross_entropy(dy, put(w, QS_I32, 1, M, symbols(M, X, 9)), losses, 0.1f, 0), 3);
+    const qs_view targets = put(w, QS_I32, 1, M, symbols(M, 2 * X, 9));   /* of two blocks: x, dy */
+    note(w, r, qs_op_softmax_stats(stats, x, targets, 0, 0), 1);
+    note(w, r, qs_op_softmax_stats(stats, dy, targets, X, QS_FLAG_ADD), 1);
+    note(w, r, qs_op_cross_entropy(stats, fresh(w, QS_F32, 3, 1)), 2);
+    note(w, r, qs_op_cross_entropy_grad(dy, stats, targets, X, 0.1f), 1);
     note(w, r, qs_op_sum_squares(one, x, qs_absent(), QS_FLAG_ADD), 1);
     note(w, r, qs_op_sum_squares(one, x, put(w, QS_F16, 1, M, scales(M, 13)), 0), 1);
     note(w, r, qs_op_clip_factor(one, put_f32(w, 1, 1, &(float){7}), 2), 1);

@@ -58,6 +58,7 @@ static void test_plan_is_booked(void **state)
             s.config.qk_norm = (options & QK_NORM) != 0;
             s.config.sub_norm = i % 3 != 0;
             s.config.tied = options % 3 == 0;
+            s.config.vocab = options % 5 == 4 ? 5000 : 256;   /* more than one block of the loss */
             s.options.recompute = (options & RECOMPUTE) != 0;
             s.options.micro_batch = options & MICRO_BATCH ? 16 : 0;
             s.options.health_window = options & HEALTH ? 5 : 0;

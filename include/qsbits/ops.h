@@ -31,7 +31,9 @@ extern "C" {
     X(ATTENTION_GRAD,  "attention_grad",  9, ORDERED) \
     X(SWIGLU,          "swiglu",          3, ORDERED) \
     X(SWIGLU_GRAD,     "swiglu_grad",     5, ORDERED) \
-    X(CROSS_ENTROPY,   "cross_entropy",   3, ORDERED) \
+    X(SOFTMAX_STATS,   "softmax_stats",   3, ORDERED) \
+    X(CROSS_ENTROPY,   "cross_entropy",   2, ORDERED) \
+    X(CROSS_ENTROPY_GRAD, "cross_entropy_grad", 3, ORDERED) \
     X(SUM_SQUARES,     "sum_squares",     3, ORDERED) \
     X(CLIP_FACTOR,     "clip_factor",     2, ORDERED) \
     X(ADAMW,           "adamw",           6, ORDERED) \
@@ -56,10 +58,9 @@ enum { QS_OP_VERSION = 1, QS_OP_VIEWS = 16, QS_TOKEN_CHUNK = 256, QS_ROW_BLOCK =
 
 enum qs_op_flags {
     QS_FLAG_INVERSE = 1,   /* ROPE: rotate backwards (the gradient) */
-    QS_FLAG_NO_GRAD = 2,   /* CROSS_ENTROPY: loss only, logits stay */
     QS_FLAG_MEASURE = 4,   /* FSM_VISIT: statistics and dscale only, nothing moves */
     QS_FLAG_FIRST = 8,     /* FSM_STATISTICS: the measurement sets r and c, mu = 1 */
-    QS_FLAG_ADD = 16       /* SUM_SQUARES, EMBED_GRAD: add to what the output holds */
+    QS_FLAG_ADD = 16       /* SUM_SQUARES, EMBED_GRAD, SOFTMAX_STATS: add to what the output holds */
 };
 
 typedef struct qs_op {
@@ -252,12 +253,31 @@ static inline qs_op qs_op_swiglu_grad(qs_view dgate, qs_view dup, qs_view dy, qs
     return qs_op_views(QS_OP_SWIGLU_GRAD, 0, 5, v);
 }
 
-/* logits [M, V], targets I32 [1, M]: partial [C, 1] = sums per token chunk of -log softmax(logits)[target];
- * logits := factor * d(loss)/d(logits) unless NO_GRAD. Targets must lie in 0..V-1 (the caller checks). */
-static inline qs_op qs_op_cross_entropy(qs_view logits, qs_view targets, qs_view partial, float factor, uint32_t flags)
+/* Softmax and loss of logits that come in blocks of symbols: logits [M, N] are those of symbols first .. first + N - 1.
+ * stats [M, 3] = {largest logit, sum of exp(logit - largest), logit of the target} of the symbols seen. Without ADD nothing was
+ * seen before; with ADD stats is continued by the next symbols (the bytes are those of one op over all if every block but the
+ * last is a multiple of 1024). targets I32 [1, M] are symbols; the logit of one that was not seen is NaN, and so is its loss. */
+static inline qs_op qs_op_softmax_stats(qs_view stats, qs_view logits, qs_view targets, int64_t first, uint32_t flags)
 {
-    const qs_view v[] = {logits, targets, partial};
-    qs_op op = qs_op_views(QS_OP_CROSS_ENTROPY, flags, 3, v);
+    const qs_view v[] = {stats, logits, targets};
+    qs_op op = qs_op_views(QS_OP_SOFTMAX_STATS, flags, 3, v);
+    op.i[0] = first;
+    return op;
+}
+
+/* partial [C, 1] = sums per token chunk of -log softmax(logits)[target], from stats [M, 3] of all symbols. */
+static inline qs_op qs_op_cross_entropy(qs_view stats, qs_view partial)
+{
+    const qs_view v[] = {stats, partial};
+    return qs_op_views(QS_OP_CROSS_ENTROPY, 0, 2, v);
+}
+
+/* logits [M, N] of symbols first .. first + N - 1 := factor * d(loss)/d(logits), with stats [M, 3] of all symbols. */
+static inline qs_op qs_op_cross_entropy_grad(qs_view logits, qs_view stats, qs_view targets, int64_t first, float factor)
+{
+    const qs_view v[] = {logits, stats, targets};
+    qs_op op = qs_op_views(QS_OP_CROSS_ENTROPY_GRAD, 0, 3, v);
+    op.i[0] = first;
     op.f[0] = factor;
     return op;
 }

@@ -26,10 +26,12 @@
 #include "tensor.h"
 #include "fsm.h"
 #include "ops.h"
+#include "bench.h"
 #include "backend.h"
 #include "data.h"
 #include "model.h"
 #include "trainer.h"
 #include "checkpoint.h"
+#include "peer.h"
 
 #endif

@@ -1,7 +1,7 @@
 /* op_check.c - what a valid op is, as a table, and the check that reads it.
  *
  * Each slot of an op has a name, the formats it may hold and a shape in letters. A letter stands for a size and is bound
- * by the first slot that uses it; '1' and '4' are themselves; '#' is the number of 256-row token chunks of letter M. What
+ * by the first slot that uses it; digits are themselves; '#' is the number of 256-row token chunks of letter M. What
  * a letter cannot say (multiples, ranges of scalars) is a function of the op. Nothing here allocates. */
 #include "core/objects.h"
 
@@ -123,6 +123,21 @@ fail:
 static qs_status extra_factor(const qs_op *op, const char *name)
 {
     return check_float(op, name, 0, "the factor", -FINITE, FINITE);
+}
+
+/* The first symbol of a block of logits. */
+static qs_status extra_symbols(const qs_op *op, const char *name)
+{
+    return check_int(op, name, 0, "first", 0, INT32_MAX);
+}
+
+static qs_status extra_loss_grad(const qs_op *op, const char *name)
+{
+    qs_status status = QS_OK;
+    QS_TRY(extra_symbols(op, name));
+    QS_TRY(extra_factor(op, name));
+fail:
+    return status;
 }
 
 static qs_status extra_threshold(const qs_op *op, const char *name)
@@ -354,9 +369,12 @@ static const op_rule rules[QS_OPS] = {
     [QS_OP_SWIGLU_GRAD] = {{
         OUT_SAME(SLOT(3), "dgate", F32, 'M', 'F'), OUT_SAME(SLOT(4), "dup", F32, 'M', 'F'), IN("dy", F32, 'M', 'F'),
         IN("gate", F32, 'M', 'F'), IN("up", F32, 'M', 'F')}, 0, NULL},
+    [QS_OP_SOFTMAX_STATS] = {{
+        OUT("stats", F32, 'M', '3'), IN("logits", F32, 'M', 'N'), IN("targets", I32, '1', 'M')}, QS_FLAG_ADD, extra_symbols},
     [QS_OP_CROSS_ENTROPY] = {{
-        OUT("logits", F32, 'M', 'V'), IN("targets", I32, '1', 'M'), OUT("partial", F32, '#', '1')},
-        QS_FLAG_NO_GRAD, extra_factor},
+        IN("stats", F32, 'M', '3'), OUT("partial", F32, '#', '1')}, 0, NULL},
+    [QS_OP_CROSS_ENTROPY_GRAD] = {{
+        OUT("logits", F32, 'M', 'N'), IN("stats", F32, 'M', '3'), IN("targets", I32, '1', 'M')}, 0, extra_loss_grad},
     [QS_OP_SUM_SQUARES] = {{
         OUT("out", F32, '1', '1'), IN("x", F32, 'M', 'N'), MAYBE("row_scale", F16, '1', 'M')}, QS_FLAG_ADD, NULL},
     [QS_OP_CLIP_FACTOR] = {{

@@ -37,6 +37,9 @@ void qsi_kernels_avx2(qsi_kernels *table)
     qsi_avx2_vector(table);
     qsi_avx2_attention(table);
     qsi_avx2_fsm(table);
+    qsi_avx2_i8(table);
+    qsi_avx2_gradient(table);
+    qsi_avx2_w1_i8(table);
 }
 
 #else

@@ -24,8 +24,10 @@
 /* Before a loop over an array of vectors with constant bounds: gcc at -O2 would keep the array in memory. */
 #if defined(__clang__)
 #define UNROLL8
+#define UNROLL16
 #else
 #define UNROLL8 _Pragma("GCC unroll 8")
+#define UNROLL16 _Pragma("GCC unroll 16")
 #endif
 
 /* All ones in lane i where bit i + shift of word is set. */
@@ -40,11 +42,29 @@ void qsi_avx2_dense(qsi_kernels *table);
 void qsi_avx2_vector(qsi_kernels *table);
 void qsi_avx2_attention(qsi_kernels *table);
 void qsi_avx2_fsm(qsi_kernels *table);
+void qsi_avx2_i8(qsi_kernels *table);
+void qsi_avx2_gradient(qsi_kernels *table);
+void qsi_avx2_w1_i8(qsi_kernels *table);
+
+/* One panel of 16 columns (cols of them real) of f32_gemm under all rows of c: c[m, cols] = (load ? c : 0) + a[m, depth]
+ * b[depth, 16] (avx2_dense.c). */
+void qsi_avx2_gemm_panel(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_depth, const float *b, int64_t ldb,
+                         int64_t m, int64_t cols, int64_t depth, int load);
+
+/* columns[c], bit r = bit c % 32 of word c / 32 of row r, for 32 rows (those from `rows` on count as 0) and count columns, a
+ * multiple of 32 (avx2_w1.c). */
+void qsi_avx2_transpose_bits(uint32_t *columns, const uint32_t *w, int64_t ldw, int64_t rows, int64_t count);
 
 /* w1_forward for 1 to 4 tokens (avx2_w1_few.c). Returns 0, with nothing done, when the scratch is too small for k. */
 int qsi_avx2_w1_few(float *y, int64_t ldy, const float *x, int64_t ldx, const uint32_t *w, int64_t ldw,
                     const uint16_t *scale, const float *addend, int64_t ldadd, int64_t m, int64_t n, int64_t k,
-                    float *scratch);
+                    int bf16, float *scratch);
+
+/* w1_i8_forward for 1 to QSI_AVX2_FEW tokens (avx2_w1_i8_few.c). */
+enum { QSI_AVX2_FEW = 10 };
+void qsi_avx2_w1_i8_few(float *y, int64_t ldy, const int8_t *q, int64_t ldq, const float *s, const uint32_t *w, int64_t ldw,
+                        const uint16_t *scale, const float *addend, int64_t ldadd, int64_t m, int64_t n, int64_t k,
+                        void *scratch);
 
 /* qsi_expf in 8 lanes, the same operations in the same order. NaN stays NaN by itself: it converts to 2^31, of which the
  * shift leaves nothing to add to the exponent. */
@@ -67,6 +87,17 @@ AVX2_INLINE __m256 qsi_exp8(__m256 x)
 }
 
 AVX2_INLINE __m256 qsi_neg8(__m256 x) { return _mm256_xor_ps(x, _mm256_set1_ps(-0.0f)); }
+
+/* To bf16 (nearest even; NaN stays NaN, made quiet) in the upper halves, the lower are 0. */
+AVX2_INLINE __m256 qsi_round_bf16(__m256 x)
+{
+    const __m256i bits = _mm256_castps_si256(x), odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i near = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF)));
+    const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+    const __m256 nan = _mm256_cmp_ps(x, x, _CMP_UNORD_Q);
+    const __m256 r = _mm256_blendv_ps(_mm256_castsi256_ps(near), _mm256_castsi256_ps(quiet), nan);
+    return _mm256_and_ps(r, _mm256_castsi256_ps(_mm256_set1_epi32(-65536)));
+}
 
 /* All ones in the first count lanes (count <= 0: none, >= 8: all). */
 AVX2_INLINE __m256i qsi_mask8(int64_t count)
@@ -93,6 +124,17 @@ AVX2_INLINE void qsi_store8(float *p, __m256 x, int64_t left)
 AVX2_INLINE __m256 qsi_keep8(__m256 old, __m256 x, int64_t left)
 {
     return left >= 8 ? x : _mm256_blendv_ps(old, x, _mm256_castsi256_ps(qsi_mask8(left)));
+}
+
+/* The first `left` of 8 half-precision numbers as floats, 0 elsewhere. */
+AVX2_INLINE __m256 qsi_halves8(const uint16_t *p, int64_t left)
+{
+    uint16_t half[8] = {0};
+    if (left >= 8)
+        return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p));
+    if (left > 0)
+        memcpy(half, p, (size_t)left * sizeof half[0]);
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)half));
 }
 
 AVX2_INLINE __m256 qsi_set8(float x) { return _mm256_set1_ps(x); }
@@ -125,6 +167,27 @@ AVX2_INLINE void qsi_transpose8(__m256 r[8])
     r[5] = _mm256_permute2f128_ps(u1, u5, 0x31);
     r[6] = _mm256_permute2f128_ps(u2, u6, 0x31);
     r[7] = _mm256_permute2f128_ps(u3, u7, 0x31);
+}
+
+/* Half the way of bytes of 16 rows to 16 columns, in each half of the vectors: to[4 i + j], j < 4, from rows i, i + 4, i + 8
+ * and i + 12. Twice the same for all i is the whole way. */
+AVX2_INLINE void qsi_half_transpose4(__m256i to[4], __m256i r0, __m256i r4, __m256i r8, __m256i r12)
+{
+    const __m256i t0 = _mm256_unpacklo_epi8(r0, r8), t1 = _mm256_unpackhi_epi8(r0, r8);
+    const __m256i t2 = _mm256_unpacklo_epi8(r4, r12), t3 = _mm256_unpackhi_epi8(r4, r12);
+    to[0] = _mm256_unpacklo_epi8(t0, t2);
+    to[1] = _mm256_unpackhi_epi8(t0, t2);
+    to[2] = _mm256_unpacklo_epi8(t1, t3);
+    to[3] = _mm256_unpackhi_epi8(t1, t3);
+}
+
+/* y of up to 8 outputs: fma(factor, sum, addend), or factor * sum where addend is NULL. */
+AVX2_INLINE void qsi_store_scaled(float *y, __m256 sum, __m256 factor, const float *addend, int64_t left)
+{
+    if (addend != NULL)
+        qsi_store8(y, _mm256_fmadd_ps(factor, sum, qsi_load8(addend, left)), left);
+    else
+        qsi_store8(y, _mm256_mul_ps(factor, sum), left);
 }
 
 #endif

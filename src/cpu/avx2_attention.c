@@ -1,6 +1,5 @@
 /* avx2_attention.c - exponentials of a row, 8 lanes at a time. A maximum over lanes is the maximum in order, because NaN
  * never enters it (maxps keeps its second operand) and the sign of a zero is removed afterwards. */
-#include "core/detmath.h"
 #include "cpu/avx2.h"
 
 #if QSI_HAVE_AVX2
@@ -54,52 +53,70 @@ AVX2 static void softmax_grad(float *p, float *ds, const float *dp, int64_t n, f
     }
 }
 
-/* Sum of exp(logits - peak) over one block of n <= 1024 symbols. If store, the exponentials replace the logits. */
-AVX2_INLINE float exponential_sum(float *logits, int64_t n, __m256 peak, int store)
+AVX2_INLINE float largest_of(const float *x, int64_t n)
 {
-    __m256 s[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
-    for (int64_t j = 0; j < n; j += 16) {
-        UNROLL8
-        for (int q = 0; q < 2; q++) {
-            const int64_t i = j + 8 * q;
-            if (i >= n)
-                break;
-            const __m256 e = qsi_exp8(_mm256_sub_ps(qsi_load8(logits + i, n - i), peak));
-            s[q] = qsi_keep8(s[q], _mm256_add_ps(s[q], e), n - i);
-            if (store)
-                qsi_store8(logits + i, e, n - i);
-        }
+    __m256 a = qsi_set8(-INFINITY), b = a;
+    int64_t j = 0;
+    for (; n - j >= 16; j += 16) {
+        a = _mm256_max_ps(_mm256_loadu_ps(x + j), a);
+        b = _mm256_max_ps(_mm256_loadu_ps(x + j + 8), b);
     }
-    return qsi_fold16_avx2(s[0], s[1]);
+    for (; j < n; j += 8)
+        a = qsi_keep8(a, _mm256_max_ps(qsi_load8(x + j, n - j), a), n - j);
+    return largest_lane(_mm256_max_ps(a, b));
 }
 
-AVX2 static float cross_entropy(float *logits, int64_t n, int32_t target, float grad)
+/* Stripes of exp(x - peak). */
+AVX2_INLINE float exponential_sum(const float *x, int64_t n, __m256 peak)
 {
-    const float chosen = logits[target];
-    __m256 lanes = qsi_set8(-INFINITY);
-    float z = 0.0f;
-    for (int64_t j = 0; j < n; j += 8)
-        lanes = qsi_keep8(lanes, _mm256_max_ps(qsi_load8(logits + j, n - j), lanes), n - j);
-    const float peak = largest_lane(lanes) + 0.0f;
-    for (int64_t j = 0; j < n; j += 1024)
-        z = z + exponential_sum(logits + j, n - j < 1024 ? n - j : 1024, qsi_set8(peak), grad != 0.0f);
-    const double loss = qsi_log((double)z) + (double)peak - (double)chosen;
-    if (grad == 0.0f)
-        return (float)loss;
-    const float hit = (logits[target] / z - 1.0f) * grad;
-    for (int64_t j = 0; j < n; j += 8) {
-        const __m256 share = _mm256_div_ps(qsi_load8(logits + j, n - j), qsi_set8(z));
-        qsi_store8(logits + j, _mm256_mul_ps(share, qsi_set8(grad)), n - j);
+    __m256 low = _mm256_setzero_ps(), high = low;
+    int64_t j = 0;
+    for (; n - j >= 16; j += 16) {
+        low = _mm256_add_ps(low, qsi_exp8(_mm256_sub_ps(_mm256_loadu_ps(x + j), peak)));
+        high = _mm256_add_ps(high, qsi_exp8(_mm256_sub_ps(_mm256_loadu_ps(x + j + 8), peak)));
     }
-    logits[target] = hit;
-    return (float)loss;
+    if (j < n)
+        low = qsi_keep8(low, _mm256_add_ps(low, qsi_exp8(_mm256_sub_ps(qsi_load8(x + j, n - j), peak))), n - j);
+    if (n - j > 8)
+        high = qsi_keep8(high, _mm256_add_ps(high, qsi_exp8(_mm256_sub_ps(qsi_load8(x + j + 8, n - j - 8), peak))), n - j - 8);
+    return qsi_fold16_avx2(low, high);
+}
+
+AVX2 static void softmax_stats(const float *logits, int64_t n, float *top, float *sum)
+{
+    for (int64_t j = 0; j < n; j += 1024) {
+        const int64_t count = n - j < 1024 ? n - j : 1024;
+        const float old = *top, largest = largest_of(logits + j, count);
+        const float peak = (largest > old ? largest : old) + 0.0f;
+        *sum = fmaf(*sum, qsi_expf(old - peak), exponential_sum(logits + j, count, qsi_set8(peak)));
+        *top = peak;
+    }
+}
+
+AVX2 static void cross_entropy_grad(float *logits, int64_t n, int64_t target, float top, float sum, float factor)
+{
+    const __m256 peak = qsi_set8(top), whole = qsi_set8(sum), times = qsi_set8(factor);
+    const int known = target >= 0 && target < n;
+    const float hit = known ? (qsi_expf(logits[target] - top) / sum - 1.0f) * factor : 0.0f;
+    int64_t j = 0;
+    for (; n - j >= 8; j += 8) {
+        const __m256 e = qsi_exp8(_mm256_sub_ps(_mm256_loadu_ps(logits + j), peak));
+        _mm256_storeu_ps(logits + j, _mm256_mul_ps(_mm256_div_ps(e, whole), times));
+    }
+    if (j < n) {
+        const __m256 e = qsi_exp8(_mm256_sub_ps(qsi_load8(logits + j, n - j), peak));
+        qsi_store8(logits + j, _mm256_mul_ps(_mm256_div_ps(e, whole), times), n - j);
+    }
+    if (known)
+        logits[target] = hit;
 }
 
 void qsi_avx2_attention(qsi_kernels *table)
 {
     table->softmax_block = softmax_block;
     table->softmax_grad = softmax_grad;
-    table->cross_entropy = cross_entropy;
+    table->softmax_stats = softmax_stats;
+    table->cross_entropy_grad = cross_entropy_grad;
 }
 
 #else

@@ -104,9 +104,8 @@ AVX2 static void pack(float *panel, const float *b, int64_t ldb, int64_t depth, 
     }
 }
 
-/* One panel of 16 columns (cols of them real) under all rows of c, for one block of depth. */
-static void column(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_depth, const float *b, int64_t ldb,
-                   int64_t m, int64_t cols, int64_t depth, int load)
+void qsi_avx2_gemm_panel(float *c, int64_t ldc, const float *a, int64_t a_row, int64_t a_depth, const float *b, int64_t ldb,
+                         int64_t m, int64_t cols, int64_t depth, int load)
 {
     for (int64_t i = 0, rows; i < m; i += rows) {
         rows = rows_of_next(m - i);
@@ -130,8 +129,9 @@ static void f32_gemm(float *c, int64_t ldc, const float *a, int64_t a_row, int64
             if (packed)
                 pack(panel, from, ldb, count, width);
             for (int64_t j = 0; j < width; j += WIDTH)
-                column(c + j0 + j, ldc, a + p * a_depth, a_row, a_depth, packed ? panel + j * DEPTH : from + j,
-                       packed ? WIDTH : ldb, m, width - j < WIDTH ? width - j : WIDTH, count, accumulate || p > 0);
+                qsi_avx2_gemm_panel(c + j0 + j, ldc, a + p * a_depth, a_row, a_depth, packed ? panel + j * DEPTH : from + j,
+                                    packed ? WIDTH : ldb, m, width - j < WIDTH ? width - j : WIDTH, count,
+                                    accumulate || p > 0);
         }
     }
 }

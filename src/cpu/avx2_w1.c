@@ -81,20 +81,17 @@ AVX2_INLINE void tabulate(float *table, int stride, __m256 x0, __m256 x1, __m256
 }
 
 /* Tables of 32 columns of x for 8 V tokens. Only rows x cols of x exist, the rest counts as 0. scaled: column j is
- * multiplied by the half scale[j] first. */
+ * multiplied by the half scale[j] first; bf16: then rounded to bf16. */
 AVX2_INLINE void build_tables(const int V, const int scaled, float *table, const float *x, int64_t ldx,
-                              const uint16_t *scale, int64_t rows, int64_t cols)
+                              const uint16_t *scale, int64_t rows, int64_t cols, int bf16)
 {
     UNROLL8
     for (int q = 0; q < 4; q++) {
         const int64_t width = cols - 8 * q;
         const __m256i mask = qsi_mask8(width);
         __m256 factor = _mm256_setzero_ps();
-        if (scaled && width > 0) {
-            uint16_t half[8] = {0};
-            memcpy(half, scale + 8 * q, (size_t)(width < 8 ? width : 8) * sizeof half[0]);
-            factor = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)half));
-        }
+        if (scaled && width > 0)
+            factor = qsi_halves8(scale + 8 * q, width);
         for (int v = 0; v < V; v++) {
             const float *from = x + 8 * v * ldx + 8 * q;
             __m256 r[8];
@@ -115,6 +112,10 @@ AVX2_INLINE void build_tables(const int V, const int scaled, float *table, const
                 UNROLL8
                 for (int t = 0; t < 8; t++)
                     r[t] = _mm256_mul_ps(factor, r[t]);
+            if (bf16)
+                UNROLL8
+                for (int t = 0; t < 8; t++)
+                    r[t] = qsi_round_bf16(r[t]);
             qsi_transpose8(r);
             float *to = table + 2 * q * 16 * ENTRY(V) + 8 * v;
             tabulate(to, ENTRY(V), r[0], r[1], r[2], r[3]);
@@ -131,11 +132,8 @@ AVX2_INLINE void finish(const int V, const int scaled, float *y, int64_t ldy, co
         const int full = count - j >= 8;
         const __m256i mask = qsi_mask8(count - j);
         __m256 factor = _mm256_setzero_ps();
-        if (scaled) {
-            uint16_t half[8] = {0};
-            memcpy(half, scale + j, (size_t)(full ? 8 : count - j) * sizeof half[0]);
-            factor = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)half));
-        }
+        if (scaled)
+            factor = qsi_halves8(scale + j, count - j);
         for (int v = 0; v < V; v++) {
             __m256 r[8];
             UNROLL8
@@ -170,7 +168,7 @@ typedef struct matrix {
 
 /* One tile of rows <= 8 V tokens. */
 AVX2_INLINE void forward_tile(const int V, float *y, int64_t ldy, const float *x, int64_t ldx, const matrix *a,
-                              const float *addend, int64_t ldadd, int64_t rows, float *table)
+                              const float *addend, int64_t ldadd, int64_t rows, int bf16, float *table)
 {
     float *acc = table + W1_TABLE_FLOATS;
     for (int64_t n0 = 0; n0 < a->n; n0 += W1_BLOCK) {
@@ -179,7 +177,7 @@ AVX2_INLINE void forward_tile(const int V, float *y, int64_t ldy, const float *x
             memset(acc, 0, (size_t)(count * 8 * V) * sizeof *acc);
         for (int64_t k0 = 0; k0 < a->k; k0 += 32) {
             const uint32_t *words = a->w + n0 * a->ldw + k0 / 32;
-            build_tables(V, 0, table, x + k0, ldx, NULL, rows, 32);
+            build_tables(V, 0, table, x + k0, ldx, NULL, rows, 32, bf16);
             if (k0 == 0)
                 add_entries(V, 1, acc, table, words, a->ldw, count);
             else
@@ -191,9 +189,9 @@ AVX2_INLINE void forward_tile(const int V, float *y, int64_t ldy, const float *x
 
 #define FORWARD(V) \
     AVX2 static void forward##V(float *y, int64_t ldy, const float *x, int64_t ldx, const matrix *a, const float *addend, \
-                                int64_t ldadd, int64_t rows, float *table) \
+                                int64_t ldadd, int64_t rows, int bf16, float *table) \
     { \
-        forward_tile(V, y, ldy, x, ldx, a, addend, ldadd, rows, table); \
+        forward_tile(V, y, ldy, x, ldx, a, addend, ldadd, rows, bf16, table); \
     }
 FORWARD(1)
 FORWARD(2)
@@ -208,20 +206,19 @@ static void w1_forward(float *y, int64_t ldy, const float *x, int64_t ldx, const
     for (int64_t i = 0; i < m; i += 32) {
         const int64_t rows = m - i < 32 ? m - i : 32;
         const float *add = addend ? addend + i * ldadd : NULL;
-        if (rows <= 4 && qsi_avx2_w1_few(y + i * ldy, ldy, x + i * ldx, ldx, w, ldw, scale, add, ldadd, rows, n, k, scratch))
+        if (rows <= 4 &&
+            qsi_avx2_w1_few(y + i * ldy, ldy, x + i * ldx, ldx, w, ldw, scale, add, ldadd, rows, n, k, bf16, scratch))
             break;
         switch ((rows + 7) / 8) {
-        case 1: forward1(y + i * ldy, ldy, x + i * ldx, ldx, &a, add, ldadd, rows, scratch); break;
-        case 2: forward2(y + i * ldy, ldy, x + i * ldx, ldx, &a, add, ldadd, rows, scratch); break;
-        case 3: forward3(y + i * ldy, ldy, x + i * ldx, ldx, &a, add, ldadd, rows, scratch); break;
-        default: forward4(y + i * ldy, ldy, x + i * ldx, ldx, &a, add, ldadd, rows, scratch); break;
+        case 1: forward1(y + i * ldy, ldy, x + i * ldx, ldx, &a, add, ldadd, rows, bf16, scratch); break;
+        case 2: forward2(y + i * ldy, ldy, x + i * ldx, ldx, &a, add, ldadd, rows, bf16, scratch); break;
+        case 3: forward3(y + i * ldy, ldy, x + i * ldx, ldx, &a, add, ldadd, rows, bf16, scratch); break;
+        default: forward4(y + i * ldy, ldy, x + i * ldx, ldx, &a, add, ldadd, rows, bf16, scratch); break;
         }
     }
 }
 
-/* columns[c], bit r = bit c % 32 of word c / 32 of row r, for 32 rows (those from `rows` on count as 0) and
- * count <= W1_BLOCK columns, a multiple of 32. */
-AVX2 static void transpose_bits(uint32_t *columns, const uint32_t *w, int64_t ldw, int64_t rows, int64_t count)
+AVX2 void qsi_avx2_transpose_bits(uint32_t *columns, const uint32_t *w, int64_t ldw, int64_t rows, int64_t count)
 {
     const __m256i by_byte = _mm256_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15,
                                              0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
@@ -264,9 +261,9 @@ AVX2 static void transpose_bits(uint32_t *columns, const uint32_t *w, int64_t ld
 }
 
 AVX2_INLINE void backward_add(const int V, float *acc, float *table, const uint32_t *columns, const float *dy, int64_t lddy,
-                              const uint16_t *scale, int64_t rows, int64_t height, int64_t count, int first)
+                              const uint16_t *scale, int64_t rows, int64_t height, int64_t count, int first, int bf16)
 {
-    build_tables(V, 1, table, dy, lddy, scale, rows, height);
+    build_tables(V, 1, table, dy, lddy, scale, rows, height, bf16);
     if (first)
         add_entries(V, 1, acc, table, columns, 1, count);
     else
@@ -275,9 +272,10 @@ AVX2_INLINE void backward_add(const int V, float *acc, float *table, const uint3
 
 #define BACKWARD(V) \
     AVX2 static void backward_add##V(float *acc, float *table, const uint32_t *columns, const float *dy, int64_t lddy, \
-                                     const uint16_t *scale, int64_t rows, int64_t height, int64_t count, int first) \
+                                     const uint16_t *scale, int64_t rows, int64_t height, int64_t count, int first, \
+                                     int bf16) \
     { \
-        backward_add(V, acc, table, columns, dy, lddy, scale, rows, height, count, first); \
+        backward_add(V, acc, table, columns, dy, lddy, scale, rows, height, count, first, bf16); \
     } \
     AVX2 static void backward_finish##V(float *dx, int64_t lddx, const float *acc, const float *addend, int64_t ldadd, \
                                         int64_t rows, int64_t count) \
@@ -290,7 +288,7 @@ BACKWARD(3)
 BACKWARD(4)
 
 typedef void add_fn(float *acc, float *table, const uint32_t *columns, const float *dy, int64_t lddy, const uint16_t *scale,
-                    int64_t rows, int64_t height, int64_t count, int first);
+                    int64_t rows, int64_t height, int64_t count, int first, int bf16);
 typedef void finish_fn(float *dx, int64_t lddx, const float *acc, const float *addend, int64_t ldadd, int64_t rows,
                        int64_t count);
 
@@ -310,11 +308,11 @@ static void w1_backward(float *dx, int64_t lddx, const float *dy, int64_t lddy, 
                 memset(acc, 0, W1_TILES * W1_TILE_FLOATS * sizeof *acc);
             for (int64_t n0 = 0; n0 < n; n0 += 32) {
                 const int64_t height = n - n0 < 32 ? n - n0 : 32;
-                transpose_bits(columns, w + n0 * ldw + k0 / 32, ldw, height, count);
+                qsi_avx2_transpose_bits(columns, w + n0 * ldw + k0 / 32, ldw, height, count);
                 for (int64_t i = i0; i < end; i += 32) {
                     const int64_t rows = end - i < 32 ? end - i : 32;
                     add[(rows - 1) / 8](acc + (i - i0) / 32 * W1_TILE_FLOATS, table, columns, dy + i * lddy + n0, lddy,
-                                        scale + n0, rows, height, count, n0 == 0);
+                                        scale + n0, rows, height, count, n0 == 0, bf16);
                 }
             }
             for (int64_t i = i0; i < end; i += 32) {

@@ -9,13 +9,16 @@
 #if QSI_HAVE_AVX2
 
 /* Sums of 4 values with a + before the last one; bit q of the lane number set means +x[q], q < 3. */
-AVX2_INLINE __m256 upper_half(const float *x)
+AVX2_INLINE __m256 upper_half(const float *x, int bf16)
 {
     const __m256 s0 = _mm256_setr_ps(-0.0f, 0.0f, -0.0f, 0.0f, -0.0f, 0.0f, -0.0f, 0.0f);
     const __m256 s1 = _mm256_setr_ps(-0.0f, -0.0f, 0.0f, 0.0f, -0.0f, -0.0f, 0.0f, 0.0f);
     const __m256 s2 = _mm256_setr_ps(-0.0f, -0.0f, -0.0f, -0.0f, 0.0f, 0.0f, 0.0f, 0.0f);
-    const __m256 x0 = _mm256_xor_ps(_mm256_broadcast_ss(x), s0), x1 = _mm256_xor_ps(_mm256_broadcast_ss(x + 1), s1);
-    const __m256 x2 = _mm256_xor_ps(_mm256_broadcast_ss(x + 2), s2), x3 = _mm256_broadcast_ss(x + 3);
+    __m256 all = _mm256_broadcast_ps((const __m128 *)(const void *)x);
+    if (bf16)
+        all = qsi_round_bf16(all);
+    const __m256 x0 = _mm256_xor_ps(_mm256_permute_ps(all, 0x00), s0), x1 = _mm256_xor_ps(_mm256_permute_ps(all, 0x55), s1);
+    const __m256 x2 = _mm256_xor_ps(_mm256_permute_ps(all, 0xaa), s2), x3 = _mm256_permute_ps(all, 0xff);
     return _mm256_add_ps(_mm256_add_ps(x0, x1), _mm256_add_ps(x2, x3));
 }
 
@@ -57,9 +60,7 @@ AVX2_INLINE void load_block(__m256 to[8], const uint32_t *w, int64_t ldw, int64_
 /* y[t, 8 rows]; rows <= 0: nothing. */
 AVX2_INLINE void finish(float *y, __m256 sum, const uint16_t *scale, const float *addend, int64_t rows)
 {
-    uint16_t half[8] = {0};
-    memcpy(half, scale, (size_t)(rows < 8 ? rows : 8) * sizeof half[0]);
-    const __m256 factor = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)half));
+    const __m256 factor = qsi_halves8(scale, rows);
     if (addend != NULL)
         qsi_store8(y, _mm256_fmadd_ps(factor, sum, qsi_load8(addend, rows)), rows);
     else
@@ -69,13 +70,13 @@ AVX2_INLINE void finish(float *y, __m256 sum, const uint16_t *scale, const float
 /* T tokens, R blocks of 8 rows at once: T R chains of additions, as the latency of one would bind. */
 AVX2_INLINE void few(const int T, const int R, float *y, int64_t ldy, const float *x, int64_t ldx, const uint32_t *w,
                      int64_t ldw, const uint16_t *scale, const float *addend, int64_t ldadd, int64_t n, int64_t k,
-                     float *table)
+                     int bf16, float *table)
 {
     const __m256i ones = _mm256_set1_epi32(0x11111111);
     const __m256 top = _mm256_set1_ps(-0.0f);
     for (int64_t g = 0; g < k / 4; g++)
         for (int t = 0; t < T; t++)
-            _mm256_store_ps(table + (g * T + t) * 8, upper_half(x + t * ldx + 4 * g));
+            _mm256_store_ps(table + (g * T + t) * 8, upper_half(x + t * ldx + 4 * g, bf16));
     for (int64_t n0 = 0; n0 < n; n0 += 8 * R) {
         __m256 a00 = _mm256_setzero_ps(), a01 = a00, a02 = a00, a03 = a00, a10 = a00, a11 = a00;
         for (int64_t j0 = 0; j0 < k / 32; j0 += 8) {
@@ -101,9 +102,10 @@ AVX2_INLINE void few(const int T, const int R, float *y, int64_t ldy, const floa
 
 #define FEW(T, R) \
     AVX2 static void few##T(float *y, int64_t ldy, const float *x, int64_t ldx, const uint32_t *w, int64_t ldw, \
-                            const uint16_t *scale, const float *addend, int64_t ldadd, int64_t n, int64_t k, float *table) \
+                            const uint16_t *scale, const float *addend, int64_t ldadd, int64_t n, int64_t k, int bf16, \
+                            float *table) \
     { \
-        few(T, R, y, ldy, x, ldx, w, ldw, scale, addend, ldadd, n, k, table); \
+        few(T, R, y, ldy, x, ldx, w, ldw, scale, addend, ldadd, n, k, bf16, table); \
     }
 FEW(1, 2)
 FEW(2, 2)
@@ -112,15 +114,15 @@ FEW(4, 1)
 
 int qsi_avx2_w1_few(float *y, int64_t ldy, const float *x, int64_t ldx, const uint32_t *w, int64_t ldw,
                     const uint16_t *scale, const float *addend, int64_t ldadd, int64_t m, int64_t n, int64_t k,
-                    float *scratch)
+                    int bf16, float *scratch)
 {
     if (m < 1 || m > 4 || m * 8 * k > QSI_W1_SCRATCH)
         return 0;
     switch (m) {
-    case 1: few1(y, ldy, x, ldx, w, ldw, scale, addend, ldadd, n, k, scratch); break;
-    case 2: few2(y, ldy, x, ldx, w, ldw, scale, addend, ldadd, n, k, scratch); break;
-    case 3: few3(y, ldy, x, ldx, w, ldw, scale, addend, ldadd, n, k, scratch); break;
-    default: few4(y, ldy, x, ldx, w, ldw, scale, addend, ldadd, n, k, scratch); break;
+    case 1: few1(y, ldy, x, ldx, w, ldw, scale, addend, ldadd, n, k, bf16, scratch); break;
+    case 2: few2(y, ldy, x, ldx, w, ldw, scale, addend, ldadd, n, k, bf16, scratch); break;
+    case 3: few3(y, ldy, x, ldx, w, ldw, scale, addend, ldadd, n, k, bf16, scratch); break;
+    default: few4(y, ldy, x, ldx, w, ldw, scale, addend, ldadd, n, k, bf16, scratch); break;
     }
     return 1;
 }

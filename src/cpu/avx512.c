@@ -26,10 +26,12 @@ int qsi_available_avx512(void)
 void qsi_kernels_avx512(qsi_kernels *table)
 {
     qsi_avx512_w1(table);
+    qsi_avx512_w1_i8(table);
     qsi_avx512_dense(table);
     qsi_avx512_vector(table);
     qsi_avx512_attention(table);
     qsi_avx512_fsm(table);
+    qsi_avx512_i8(table);
 }
 
 #else

@@ -30,10 +30,20 @@
 #endif
 
 void qsi_avx512_w1(qsi_kernels *table);
+void qsi_avx512_w1_i8(qsi_kernels *table);
 void qsi_avx512_dense(qsi_kernels *table);
 void qsi_avx512_vector(qsi_kernels *table);
 void qsi_avx512_attention(qsi_kernels *table);
 void qsi_avx512_fsm(qsi_kernels *table);
+void qsi_avx512_i8(qsi_kernels *table);
+
+/* Products of int8 tokens (avx512_w1_i8.c): the level's slots, also for levels above that keep them for many tokens. */
+void qsi_avx512_w1_i8_forward(float *y, int64_t ldy, const int8_t *q, int64_t ldq, const float *s, const uint32_t *w,
+                              int64_t ldw, const uint16_t *scale, const float *addend, int64_t ldadd, int64_t m, int64_t n,
+                              int64_t k, void *scratch);
+void qsi_avx512_w1_i8_backward(float *dx, int64_t lddx, const int8_t *q, int64_t ldq, const float *s, const uint32_t *w,
+                               int64_t ldw, const float *addend, int64_t ldadd, int64_t m, int64_t n, int64_t k,
+                               void *scratch);
 
 /* The first `left` of 16 lanes, left >= 0. Where left is the constant 16, what follows needs no mask. */
 AVX512_INLINE __mmask16 qsi_mask16(int64_t left)

@@ -1,6 +1,5 @@
 /* avx512_attention.c - exponentials of a row, 16 lanes at a time. A maximum over lanes is the maximum in order, because NaN
  * never enters it (maxps keeps its second operand) and the sign of a zero is removed afterwards. */
-#include "core/detmath.h"
 #include "cpu/avx512.h"
 
 #if QSI_HAVE_AVX512
@@ -61,64 +60,68 @@ AVX512 static void softmax_grad(float *p, float *ds, const float *dp, int64_t n,
         grad16(p + j, ds + j, dp + j, factor, shift, centre, n - j);
 }
 
-/* s += exp(logits - peak). If store, the exponentials replace the logits. */
-AVX512_INLINE __m512 add_exponentials(__m512 s, float *logits, __m512 peak, int store, int64_t left)
+AVX512_INLINE float largest_of(const float *x, int64_t n)
 {
-    const __m512 e = qsi_exp16(_mm512_sub_ps(qsi_load16(logits, left), peak));
-    if (store)
-        qsi_store16(logits, e, left);
-    return qsi_keep16(s, _mm512_add_ps(s, e), left);
+    __m512 a = qsi_set16(-INFINITY), b = a;
+    int64_t j = 0;
+    for (; n - j >= 32; j += 32) {
+        a = _mm512_max_ps(_mm512_loadu_ps(x + j), a);
+        b = _mm512_max_ps(_mm512_loadu_ps(x + j + 16), b);
+    }
+    for (; j < n; j += 16)
+        a = qsi_keep16(a, _mm512_max_ps(qsi_load16(x + j, n - j), a), n - j);
+    return largest_lane(_mm512_max_ps(a, b));
 }
 
-/* The sum of one block of n <= 1024 symbols. */
-AVX512_INLINE float exponential_sum(float *logits, int64_t n, __m512 peak, const int store)
+/* Stripes of exp(x - peak). */
+AVX512_INLINE float exponential_sum(const float *x, int64_t n, __m512 peak)
 {
     __m512 s = _mm512_setzero_ps();
     int64_t j = 0;
     for (; n - j >= 16; j += 16)
-        s = add_exponentials(s, logits + j, peak, store, 16);
+        s = _mm512_add_ps(s, qsi_exp16(_mm512_sub_ps(_mm512_loadu_ps(x + j), peak)));
     if (j < n)
-        s = add_exponentials(s, logits + j, peak, store, n - j);
+        s = qsi_keep16(s, _mm512_add_ps(s, qsi_exp16(_mm512_sub_ps(qsi_load16(x + j, n - j), peak))), n - j);
     return qsi_fold16_avx512(s);
 }
 
-AVX512_INLINE float largest_of(const float *x, int64_t n)
+AVX512 static void softmax_stats(const float *logits, int64_t n, float *top, float *sum)
 {
-    __m512 lanes = qsi_set16(-INFINITY);
-    int64_t j = 0;
-    for (; n - j >= 16; j += 16)
-        lanes = _mm512_max_ps(_mm512_loadu_ps(x + j), lanes);
-    if (j < n)
-        lanes = qsi_keep16(lanes, _mm512_max_ps(qsi_load16(x + j, n - j), lanes), n - j);
-    return largest_lane(lanes);
-}
-
-AVX512 static float cross_entropy(float *logits, int64_t n, int32_t target, float grad)
-{
-    const float chosen = logits[target], peak = largest_of(logits, n) + 0.0f;
-    float z = 0.0f;
     for (int64_t j = 0; j < n; j += 1024) {
         const int64_t count = n - j < 1024 ? n - j : 1024;
-        z = z + (grad != 0.0f ? exponential_sum(logits + j, count, qsi_set16(peak), 1)
-                              : exponential_sum(logits + j, count, qsi_set16(peak), 0));
+        const float old = *top, largest = largest_of(logits + j, count);
+        const float peak = (largest > old ? largest : old) + 0.0f;
+        *sum = fmaf(*sum, qsi_expf(old - peak), exponential_sum(logits + j, count, qsi_set16(peak)));
+        *top = peak;
     }
-    const double loss = qsi_log((double)z) + (double)peak - (double)chosen;
-    if (grad == 0.0f)
-        return (float)loss;
-    const float hit = (logits[target] / z - 1.0f) * grad;
-    for (int64_t j = 0; j < n; j += 16) {
-        const __m512 share = _mm512_div_ps(qsi_load16(logits + j, n - j), qsi_set16(z));
-        qsi_store16(logits + j, _mm512_mul_ps(share, qsi_set16(grad)), n - j);
-    }
-    logits[target] = hit;
-    return (float)loss;
+}
+
+AVX512_INLINE void loss_grad16(float *logits, __m512 top, __m512 sum, __m512 factor, int64_t left)
+{
+    const __m512 e = qsi_exp16(_mm512_sub_ps(qsi_load16(logits, left), top));
+    qsi_store16(logits, _mm512_mul_ps(_mm512_div_ps(e, sum), factor), left);
+}
+
+AVX512 static void cross_entropy_grad(float *logits, int64_t n, int64_t target, float top, float sum, float factor)
+{
+    const __m512 peak = qsi_set16(top), whole = qsi_set16(sum), times = qsi_set16(factor);
+    const int known = target >= 0 && target < n;
+    const float hit = known ? (qsi_expf(logits[target] - top) / sum - 1.0f) * factor : 0.0f;
+    int64_t j = 0;
+    for (; n - j >= 16; j += 16)
+        loss_grad16(logits + j, peak, whole, times, 16);
+    if (j < n)
+        loss_grad16(logits + j, peak, whole, times, n - j);
+    if (known)
+        logits[target] = hit;
 }
 
 void qsi_avx512_attention(qsi_kernels *table)
 {
     table->softmax_block = softmax_block;
     table->softmax_grad = softmax_grad;
-    table->cross_entropy = cross_entropy;
+    table->softmax_stats = softmax_stats;
+    table->cross_entropy_grad = cross_entropy_grad;
 }
 
 #else

@@ -29,16 +29,16 @@ _Static_assert(4 * (CODE_WORDS + TABLE_FLOATS + SUM_FLOATS) <= QSI_W1_SCRATCH, "
 /* ---- tables ----------------------------------------------------------------------------------------------------- */
 
 /* Tables [group][token][16] of up to DEPTH values of each token, 0 beyond `depth`. scale: halves that multiply the values
- * first, or NULL. */
+ * first, or NULL; bf16: they are rounded to it then. */
 AVX512 static void build_tables(float *table, const float *x, int64_t ldx, const uint16_t *scale, int64_t tokens,
-                                int64_t depth)
+                                int64_t depth, int bf16)
 {
     for (int64_t t = 0; t < tokens; t++)
         for (int64_t p = 0; p < depth; p += LANES) {
             __m512 v = qsi_load16(x + t * ldx + p, depth - p);
             if (scale != NULL)
                 v = _mm512_mul_ps(qsi_halves16(scale + p, depth - p), v);
-            qsi_tabulate(table + (p / 4 * tokens + t) * LANES, tokens * LANES, v);
+            qsi_tabulate(table + (p / 4 * tokens + t) * LANES, tokens * LANES, qsi_rounded16(v, bf16));
         }
 }
 
@@ -158,6 +158,7 @@ typedef struct product {
     const uint16_t *scale;
     int64_t tokens, outputs, depth;
     int backward;            /* outputs are columns of w and scale belongs to the input */
+    int bf16;                /* inputs are rounded to it */
 } product;
 
 /* Tokens of the tile that starts at token i of `tokens`: all as even as can be. */
@@ -202,7 +203,7 @@ static void rectangle(const product *a, int64_t token, int64_t output, uint32_t 
         for (int64_t i = 0, rows; i < tokens; i += rows) {
             rows = tile_of(i, tokens);
             build_tables(table, a->in + (token + i) * a->ld_in + d, a->ld_in, a->backward ? a->scale + d : NULL, rows,
-                         depth);
+                         depth, a->bf16);
             add_of[rows](sums + i * OUTPUTS, table, codes, (depth + 3) / 4, (count + LANES - 1) / LANES, d == 0);
         }
     }
@@ -223,8 +224,8 @@ static void w1_forward(float *y, int64_t ldy, const float *x, int64_t ldx, const
                        const uint16_t *scale, const float *addend, int64_t ldadd, int64_t m, int64_t n, int64_t k,
                        int bf16, void *scratch)
 {
-    const product all = {y, x, addend, ldy, ldx, ldadd, w, ldw, scale, m, n, k, 0};
-    if (m > FEW || !qsi_avx512_w1_few(y, ldy, x, ldx, w, ldw, scale, addend, ldadd, m, n, k, scratch))
+    const product all = {y, x, addend, ldy, ldx, ldadd, w, ldw, scale, m, n, k, 0, bf16};
+    if (m > FEW || !qsi_avx512_w1_few(y, ldy, x, ldx, w, ldw, scale, addend, ldadd, m, n, k, bf16, scratch))
         run(&all, scratch);
 }
 
@@ -232,7 +233,7 @@ static void w1_backward(float *dx, int64_t lddx, const float *dy, int64_t lddy, 
                         const uint16_t *scale, const float *addend, int64_t ldadd, int64_t m, int64_t n, int64_t k,
                         int bf16, void *scratch)
 {
-    const product all = {dx, dy, addend, lddx, lddy, ldadd, w, ldw, scale, m, k, n, 1};
+    const product all = {dx, dy, addend, lddx, lddy, ldadd, w, ldw, scale, m, k, n, 1, bf16};
     run(&all, scratch);
 }
 

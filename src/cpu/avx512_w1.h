@@ -10,6 +10,18 @@
 
 #if QSI_HAVE_AVX512
 
+/* x, or x to bf16 and back: nearest even in the upper half, NaN stays NaN, made quiet. */
+AVX512_INLINE __m512 qsi_rounded16(__m512 x, int bf16)
+{
+    if (!bf16)
+        return x;
+    const __m512i bits = _mm512_castps_si512(x), odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i near = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
+    const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+    const __m512i all = _mm512_mask_or_epi32(near, nan, bits, _mm512_set1_epi32(0x400000));
+    return _mm512_castsi512_ps(_mm512_and_si512(all, _mm512_set1_epi32(-65536)));
+}
+
 /* table[g][16] of 4 groups, `step` floats apart: bit q of the entry's number set means +x[4 g + q]. Of a pair a, b only
  * a - b and a + b are computed; -(a + b) differs from -a - b in the sign of a zero alone, which cannot reach a sum that
  * starts at +0. */
@@ -71,7 +83,7 @@ AVX512_INLINE void qsi_load_rows(__m512i to[4], const uint32_t *w, int64_t ldw, 
 /* w1_forward for few tokens (avx512_w1_few.c). Returns 0, with nothing done, when the scratch is too small for k. */
 int qsi_avx512_w1_few(float *y, int64_t ldy, const float *x, int64_t ldx, const uint32_t *w, int64_t ldw,
                       const uint16_t *scale, const float *addend, int64_t ldadd, int64_t m, int64_t n, int64_t k,
-                      float *table);
+                      int bf16, float *table);
 
 #endif
 #endif

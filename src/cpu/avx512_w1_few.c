@@ -39,12 +39,12 @@ AVX512_INLINE void finish(float *y, __m512 sum, const uint16_t *scale, const flo
 /* T tokens, R blocks of 16 rows at once: T R chains of additions, as the latency of one would bind. */
 AVX512_INLINE void few(const int T, const int R, float *y, int64_t ldy, const float *x, int64_t ldx, const uint32_t *w,
                        int64_t ldw, const uint16_t *scale, const float *addend, int64_t ldadd, int64_t n, int64_t k,
-                       float *tables)
+                       int bf16, float *tables)
 {
     const __m512 one = qsi_set16(1.0f);
     for (int64_t c = 0; c < k; c += 16)
         for (int t = 0; t < T; t++)
-            qsi_tabulate(tables + (c / 4 * T + t) * 16, T * 16, _mm512_loadu_ps(x + t * ldx + c));
+            qsi_tabulate(tables + (c / 4 * T + t) * 16, T * 16, qsi_rounded16(_mm512_loadu_ps(x + t * ldx + c), bf16));
     for (int64_t n0 = 0; n0 < n; n0 += 16 * R) {
         const float *table = tables;
         __m512 s[8];
@@ -81,9 +81,9 @@ AVX512_INLINE void few(const int T, const int R, float *y, int64_t ldy, const fl
 #define FEW(T, R) \
     AVX512 static void few##T(float *y, int64_t ldy, const float *x, int64_t ldx, const uint32_t *w, int64_t ldw, \
                               const uint16_t *scale, const float *addend, int64_t ldadd, int64_t n, int64_t k, \
-                              float *table) \
+                              int bf16, float *table) \
     { \
-        few(T, R, y, ldy, x, ldx, w, ldw, scale, addend, ldadd, n, k, table); \
+        few(T, R, y, ldy, x, ldx, w, ldw, scale, addend, ldadd, n, k, bf16, table); \
     }
 FEW(1, 4)
 FEW(2, 4)
@@ -91,11 +91,11 @@ FEW(3, 2)
 FEW(4, 2)
 
 typedef void few_fn(float *y, int64_t ldy, const float *x, int64_t ldx, const uint32_t *w, int64_t ldw,
-                    const uint16_t *scale, const float *addend, int64_t ldadd, int64_t n, int64_t k, float *table);
+                    const uint16_t *scale, const float *addend, int64_t ldadd, int64_t n, int64_t k, int bf16, float *table);
 
 int qsi_avx512_w1_few(float *y, int64_t ldy, const float *x, int64_t ldx, const uint32_t *w, int64_t ldw,
                       const uint16_t *scale, const float *addend, int64_t ldadd, int64_t m, int64_t n, int64_t k,
-                      float *table)
+                      int bf16, float *table)
 {
     static few_fn *const few_of[] = {NULL, few1, few2, few3, few4};
     if ((m < 4 ? m : 4) * 16 * k > QSI_W1_SCRATCH)
@@ -104,7 +104,7 @@ int qsi_avx512_w1_few(float *y, int64_t ldy, const float *x, int64_t ldx, const 
         const int64_t rounds = (m - i + 3) / 4;
         rows = (m - i + rounds - 1) / rounds;
         few_of[rows](y + i * ldy, ldy, x + i * ldx, ldx, w, ldw, scale, addend ? addend + i * ldadd : NULL, ldadd, n, k,
-                     table);
+                     bf16, table);
     }
     return 1;
 }

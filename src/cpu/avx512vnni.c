@@ -15,7 +15,8 @@ int qsi_available_avx512vnni(void)
 
 void qsi_kernels_avx512vnni(qsi_kernels *table)
 {
-    (void)table;
+    qsi_avx512vnni_gradient(table);
+    qsi_avx512vnni_w1_few(table);
 }
 
 #else

@@ -9,5 +9,9 @@
     target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c,bmi,bmi2,popcnt")
 #define AVX512VNNI __attribute__((AVX512VNNI_TARGET))
 #define AVX512VNNI_INLINE __attribute__((AVX512VNNI_TARGET, always_inline)) static inline
+
+void qsi_avx512vnni_gradient(qsi_kernels *table);
+void qsi_avx512vnni_w1_few(qsi_kernels *table);
+
 #endif
 #endif

@@ -9,8 +9,7 @@
 #include <cpuid.h>
 #endif
 #include "cpu/drivers.h"
-
-enum { PAGE = 4096 };
+#include "cpu/pages.h"
 
 /* Fails with the host's detail text; the label as in QS_FAIL. */
 #define CPU_FAIL(host, code, ...) do { (host)->fail(__VA_ARGS__); status = (code); goto fail; } while (0)
@@ -33,7 +32,9 @@ static qsi_driver *const drivers[QS_OPS] = {
     [QS_OP_ATTENTION_GRAD] = qsi_cpu_attention_grad,
     [QS_OP_SWIGLU] = qsi_cpu_swiglu,
     [QS_OP_SWIGLU_GRAD] = qsi_cpu_swiglu_grad,
+    [QS_OP_SOFTMAX_STATS] = qsi_cpu_softmax_stats,
     [QS_OP_CROSS_ENTROPY] = qsi_cpu_cross_entropy,
+    [QS_OP_CROSS_ENTROPY_GRAD] = qsi_cpu_cross_entropy_grad,
     [QS_OP_SUM_SQUARES] = qsi_cpu_sum_squares,
     [QS_OP_CLIP_FACTOR] = qsi_cpu_clip_factor,
     [QS_OP_ADAMW] = qsi_cpu_adamw,
@@ -111,17 +112,25 @@ static void cpu_info(const qs_device *device, qs_device_info *info)
     info->memory_bytes = qsi_memory_total();
 }
 
+/* Any thread may use any page later, so the threads take turns: on a machine of several nodes the pages spread over all. */
+static void touch_task(void *arg, int64_t task, int thread)
+{
+    (void)thread;
+    for (int64_t at = 0; at < QSI_LARGE_PAGE; at += QSI_PAGE)
+        ((volatile char *)arg)[task * QSI_LARGE_PAGE + at] = 0;
+}
+
 static qs_status cpu_alloc(qs_device *device, uint64_t bytes, void **out)
 {
     qs_status status = QS_OK;
     void *memory = NULL;
-    if (bytes > (uint64_t)PTRDIFF_MAX - PAGE)
-        CPU_FAIL(device->host, QS_ERR_NOMEM, "cannot allocate %llu bytes", (unsigned long long)bytes);
-    const size_t whole = (size_t)qsi_round_up(qsi_max(1, (int64_t)bytes), PAGE);
-    memory = aligned_alloc(PAGE, whole);
+    if (bytes > (uint64_t)INT64_MAX || bytes > qsi_memory_total())
+        CPU_FAIL(device->host, QS_ERR_NOMEM, "cannot allocate %llu bytes, this machine has %llu", (unsigned long long)bytes,
+                 (unsigned long long)qsi_memory_total());
+    memory = qsi_pages_alloc(qsi_max(1, (int64_t)bytes));
     if (!memory)
         CPU_FAIL(device->host, QS_ERR_NOMEM, "cannot allocate %llu bytes", (unsigned long long)bytes);
-    memset(memory, 0, whole);
+    qsi_parallel_for(device->threads, (int64_t)(bytes / QSI_LARGE_PAGE), touch_task, memory);
     *out = memory;
 fail:
     return status;
@@ -130,8 +139,7 @@ fail:
 static void cpu_free(qs_device *device, void *memory, uint64_t bytes)
 {
     (void)device;
-    (void)bytes;
-    free(memory);
+    qsi_pages_free(memory, qsi_max(1, (int64_t)bytes));
 }
 
 /* ---- queues and scratch ----------------------------------------------------------------------------------------- */
@@ -152,7 +160,7 @@ static void scratch_free(qs_device *device, qsi_scratch *scratch)
 {
     if (!scratch->memory)
         return;
-    free(scratch->memory);
+    qsi_pages_free(scratch->memory, scratch->bytes);
     (void)!device->host->account(device->context, QS_MEMORY_WORKSPACE, -scratch->bytes);
     *scratch = (qsi_scratch){NULL, 0};
 }
@@ -174,7 +182,7 @@ static qs_status scratch_grow(qs_device *device, qsi_scratch *scratch, int64_t b
         return QS_OK;
     scratch_free(device, scratch);
     QS_TRY(device->host->account(device->context, QS_MEMORY_WORKSPACE, bytes));
-    scratch->memory = aligned_alloc(PAGE, (size_t)bytes);
+    scratch->memory = qsi_pages_alloc(bytes);
     if (!scratch->memory) {
         (void)!device->host->account(device->context, QS_MEMORY_WORKSPACE, -bytes);
         CPU_FAIL(device->host, QS_ERR_NOMEM, "cannot allocate %lld bytes of scratch", (long long)bytes);
@@ -189,9 +197,9 @@ qs_status qsi_scratch_need(qsi_run *run, int64_t shared, int64_t own)
     qs_status status = QS_OK;
     qs_device_queue *queue = run->queue;
     qs_device *device = queue->device;
-    QS_TRY(scratch_grow(device, &queue->shared, qsi_round_up(shared, PAGE)));
+    QS_TRY(scratch_grow(device, &queue->shared, qsi_round_up(shared, QSI_PAGE)));
     if (own > queue->own_slice) {
-        const int64_t slice = qsi_round_up(own, PAGE);
+        const int64_t slice = qsi_round_up(own, QSI_PAGE);
         queue->own_slice = 0;
         QS_TRY(scratch_grow(device, &queue->own, slice * device->threads));
         queue->own_slice = slice;

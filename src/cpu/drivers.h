@@ -53,7 +53,8 @@ qsi_driver qsi_cpu_copy, qsi_cpu_embed, qsi_cpu_embed_grad;                     
 qsi_driver qsi_cpu_linear, qsi_cpu_linear_dx;                                                     /* op_linear.c */
 qsi_driver qsi_cpu_linear_dw;                                                                     /* op_gradient.c */
 qsi_driver qsi_cpu_rmsnorm, qsi_cpu_rmsnorm_grad, qsi_cpu_rope, qsi_cpu_swiglu, qsi_cpu_swiglu_grad;  /* op_rows.c */
-qsi_driver qsi_cpu_chunk_sum, qsi_cpu_cross_entropy, qsi_cpu_sum_squares;                         /* op_sums.c */
+qsi_driver qsi_cpu_chunk_sum, qsi_cpu_sum_squares;                                                /* op_sums.c */
+qsi_driver qsi_cpu_softmax_stats, qsi_cpu_cross_entropy, qsi_cpu_cross_entropy_grad;              /* op_loss.c */
 qsi_driver qsi_cpu_attention;                                                                     /* op_attention.c */
 qsi_driver qsi_cpu_attention_grad;                                                                /* op_attention_grad.c */
 qsi_driver qsi_cpu_clip_factor, qsi_cpu_adamw, qsi_cpu_scales, qsi_cpu_scale_grad;                /* op_optimizer.c */

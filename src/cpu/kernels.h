@@ -6,7 +6,7 @@
 #include <stdint.h>
 #include "qsbits/ops.h"
 
-enum { QSI_W1_SCRATCH = 512 * 1024, QSI_GRADIENT_SCRATCH = 256 * 1024 };
+enum { QSI_W1_SCRATCH = 1024 * 1024, QSI_GRADIENT_SCRATCH = 256 * 1024 };
 
 typedef struct qsi_kernels {
 #define QS_KERNEL(name, cls, result, params) result (*name) params;
@@ -19,9 +19,13 @@ typedef struct qsi_kernels {
  * slots of its base. executed 0: it was compiled but no machine has run it; such a level is taken only by name. */
 #define QSI_LEVEL_LIST(X) \
     X(SCALAR, scalar, SCALAR, 1) \
+    X(NEON, neon, SCALAR, 1)              /* aarch64 */ \
+    X(I8MM, i8mm, NEON, 1)                /* and I8MM */ \
     X(AVX2, avx2, SCALAR, 1)              /* AVX2, FMA, F16C, BMI1, BMI2, POPCNT */ \
+    X(AVXVNNI, avxvnni, AVX2, 0)          /* and AVX-VNNI */ \
     X(AVX512, avx512, AVX2, 1)            /* AVX-512 F, BW, DQ, VL */ \
-    X(AVX512VNNI, avx512vnni, AVX512, 1)  /* and VNNI, BF16 */
+    X(AVX512VNNI, avx512vnni, AVX512, 1)  /* and VNNI, BF16 */ \
+    X(AMX, amx, AVX512VNNI, 0)            /* and tiles of int8 and bf16 */
 
 typedef enum qsi_level {
 #define QSI_LEVEL_ENUM(name, text, base, executed) QSI_LEVEL_##name,

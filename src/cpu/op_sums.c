@@ -1,5 +1,4 @@
-/* op_sums.c - the chunk tree, and the ops that are little more than a sum: CHUNK_SUM, CROSS_ENTROPY, SUM_SQUARES. */
-#include <math.h>
+/* op_sums.c - the chunk tree, and the ops that are little more than a sum: CHUNK_SUM, SUM_SQUARES. */
 #include "cpu/drivers.h"
 
 /* ---- the chunk tree --------------------------------------------------------------------------------------------- */
@@ -62,51 +61,6 @@ qs_status qsi_cpu_chunk_sum(qsi_run *run)
     qs_status status = QS_OK;
     QS_TRY(qsi_scratch_need(run, 0, qsi_floats(qsi_tree_slots(run->v[1].rows) * SUM_COLS)));
     qsi_each(run, qsi_ceil_div(run->v[0].cols, SUM_COLS), chunk_sum_task, run);
-fail:
-    return status;
-}
-
-/* ---- CROSS_ENTROPY ---------------------------------------------------------------------------------------------- */
-
-enum { LOSS_TOKENS = 4 };
-
-static void cross_entropy_task(void *arg, int64_t task, int thread)
-{
-    (void)thread;
-    const qsi_run *run = arg;
-    const qsi_slot *logits = &run->v[0];
-    const int32_t *targets = qsi_row(&run->v[1], 0);
-    float *losses = qsi_shared(run);
-    const int skip = (run->op->flags & QS_FLAG_NO_GRAD) != 0;
-    const float grad = skip ? 0.0f : run->op->f[0];
-    for (int64_t m = task * LOSS_TOKENS; m < qsi_min(logits->rows, (task + 1) * LOSS_TOKENS); m++) {
-        losses[m] = run->kernels->cross_entropy(qsi_f32(logits, m), logits->cols, targets[m], grad);
-        if (!skip && grad == 0.0f)   /* which the kernel takes for "loss only" */
-            memset(qsi_f32(logits, m), 0, (size_t)logits->cols * sizeof(float));
-    }
-}
-
-/* Losses per token first, then their sums: ascending within a chunk. */
-qs_status qsi_cpu_cross_entropy(qsi_run *run)
-{
-    qs_status status = QS_OK;
-    const int64_t tokens = run->v[0].rows;
-    const int32_t *targets = qsi_row(&run->v[1], 0);
-    for (int64_t m = 0; m < tokens; m++)
-        if (targets[m] < 0 || targets[m] >= run->v[0].cols) {
-            run->queue->device->host->fail("cross_entropy: target %d of token %lld, logits have %lld columns",
-                                           (int)targets[m], (long long)m, (long long)run->v[0].cols);
-            QS_TRY(QS_ERR_ARG);
-        }
-    QS_TRY(qsi_scratch_need(run, qsi_floats(tokens), 0));
-    qsi_each(run, qsi_ceil_div(tokens, LOSS_TOKENS), cross_entropy_task, run);
-    const float *losses = qsi_shared(run);
-    for (int64_t c = 0; c < run->v[2].rows; c++) {
-        float sum = 0.0f;
-        for (int64_t m = c * QS_TOKEN_CHUNK; m < qsi_min(tokens, (c + 1) * QS_TOKEN_CHUNK); m++)
-            sum = sum + losses[m];
-        *qsi_f32(&run->v[2], c) = sum;
-    }
 fail:
     return status;
 }

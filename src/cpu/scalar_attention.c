@@ -3,7 +3,6 @@
  * The maximum of a row ignores NaN and counts a zero of either sign as +0 (by adding +0), so it does not depend on the
  * order of comparison. */
 #include <math.h>
-#include "core/detmath.h"
 #include "cpu/expf.h"
 #include "cpu/fold.h"
 #include "cpu/scalar.h"
@@ -37,27 +36,31 @@ static void softmax_grad(float *p, float *ds, const float *dp, int64_t n, float 
     }
 }
 
-static float cross_entropy(float *logits, int64_t n, int32_t target, float grad)
+static void softmax_stats(const float *logits, int64_t n, float *top, float *sum)
 {
-    float peak = -INFINITY, z = 0.0f;
-    for (int64_t j = 0; j < n; j++)
-        peak = logits[j] > peak ? logits[j] : peak;
-    peak = peak + 0.0f;
     for (int64_t block = 0; block < n; block += 1024) {
-        float s[16] = {0};
-        for (int64_t j = block; j < n && j < block + 1024; j++)
+        const int64_t end = n - block < 1024 ? n : block + 1024;
+        float peak = *top, s[16] = {0};
+        for (int64_t j = block; j < end; j++)
+            peak = logits[j] > peak ? logits[j] : peak;
+        peak = peak + 0.0f;
+        for (int64_t j = block; j < end; j++)
             s[j % 16] = s[j % 16] + qsi_expf(logits[j] - peak);
-        z = z + qsi_fold16(s);
+        *sum = fmaf(*sum, qsi_expf(*top - peak), qsi_fold16(s));
+        *top = peak;
     }
-    const double loss = qsi_log((double)z) + (double)peak - (double)logits[target];
-    for (int64_t j = 0; grad != 0.0f && j < n; j++)
-        logits[j] = (qsi_expf(logits[j] - peak) / z - (j == target ? 1.0f : 0.0f)) * grad;
-    return (float)loss;
+}
+
+static void cross_entropy_grad(float *logits, int64_t n, int64_t target, float top, float sum, float factor)
+{
+    for (int64_t j = 0; j < n; j++)
+        logits[j] = (qsi_expf(logits[j] - top) / sum - (j == target ? 1.0f : 0.0f)) * factor;
 }
 
 void qsi_scalar_attention(qsi_kernels *table)
 {
     table->softmax_block = softmax_block;
     table->softmax_grad = softmax_grad;
-    table->cross_entropy = cross_entropy;
+    table->softmax_stats = softmax_stats;
+    table->cross_entropy_grad = cross_entropy_grad;
 }

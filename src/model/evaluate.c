@@ -7,7 +7,8 @@
 typedef struct evaluation {
     qsi_arena arena;
     qsi_tape tape;
-    qs_view h[2], normed, logits, partial, tokens, targets;
+    qs_view h[2], partial, tokens;
+    qsi_loss loss;
     int32_t *host_tokens, *host_targets;
     uint8_t *host_bytes;       /* [rows + 1] */
     float *host_partial;
@@ -32,11 +33,9 @@ static qs_status evaluation_create(qs_model *m, int64_t rows, evaluation *e)
     qsi_tape_add(&e->arena, c, &e->tape, rows, rows);
     qsi_arena_add(&e->arena, &e->h[0], QS_F32, rows, c->dim);
     qsi_arena_add(&e->arena, &e->h[1], QS_F32, rows, c->dim);
-    qsi_arena_add(&e->arena, &e->normed, QS_F32, rows, c->dim);
-    qsi_arena_add(&e->arena, &e->logits, QS_F32, rows, c->vocab);
+    qsi_loss_add(&e->arena, c, &e->loss, rows);
     qsi_arena_add(&e->arena, &e->partial, QS_F32, qsi_ceil_div(rows, QS_TOKEN_CHUNK), 1);
     qsi_arena_add(&e->arena, &e->tokens, QS_I32, 1, rows);
-    qsi_arena_add(&e->arena, &e->targets, QS_I32, 1, rows);
     QS_TRY(qsi_arena_create(&e->arena));
     qsi_tape_alias(c, &e->tape);
     e->host_tokens = qsi_alloc_array(m->context, QS_MEMORY_DATA, rows, sizeof *e->host_tokens);
@@ -54,12 +53,8 @@ static qs_status window_loss(qs_model *m, evaluation *e, int64_t sequence, doubl
 {
     qs_status status = QS_OK;
     const int64_t ctx = m->config.ctx, chunks = qsi_ceil_div(ctx, QS_TOKEN_CHUNK);
-    const qs_view logits = qs_view_rows(e->logits, sequence * ctx, ctx);
-    qs_view targets = e->targets;
-    targets.offset += (uint64_t)(sequence * ctx) * sizeof(int32_t);
-    targets.cols = ctx;
     const qs_view partial = qs_view_rows(e->partial, 0, chunks);
-    QS_TRY(qsi_run(m->queue, qs_op_cross_entropy(logits, targets, partial, 0.0f, QS_FLAG_NO_GRAD)));
+    QS_TRY(qsi_run(m->queue, qs_op_cross_entropy(qs_view_rows(e->loss.stats, sequence * ctx, ctx), partial)));
     QS_TRY(qs_read(m->queue, partial, e->host_partial));
     for (int64_t i = 0; i < chunks; i++)
         *sum += (double)e->host_partial[i];
@@ -74,20 +69,20 @@ static qs_status batch_loss(qs_model *m, evaluation *e, qs_text *text, int64_t f
     const int64_t ctx = m->config.ctx, rows = sequences * ctx;
     const qsi_tape tape = qsi_tape_rows(&e->tape, 0, 0, rows);
     const qsi_place place = {.seq = ctx, .first = 0, .tkv = ctx, .keys = tape.k, .values = tape.v};
-    qs_view tokens = e->tokens, targets = e->targets;
-    tokens.cols = targets.cols = rows;
+    const qsi_loss loss = qsi_loss_rows(&e->loss, rows);
+    qs_view tokens = e->tokens;
+    tokens.cols = rows;
     QS_TRY(qs_text_read(text, first, rows + 1, e->host_bytes));
     for (int64_t i = 0; i < rows; i++) {
         e->host_tokens[i] = e->host_bytes[i];
         e->host_targets[i] = e->host_bytes[i + 1];
     }
     QS_TRY(qs_write(m->queue, tokens, e->host_tokens));
-    QS_TRY(qs_write(m->queue, targets, e->host_targets));
+    QS_TRY(qs_write(m->queue, loss.targets, e->host_targets));
     QS_TRY(qsi_embed(m, qs_view_rows(e->h[0], 0, rows), tokens));
     for (int64_t l = 0; l < m->config.layers; l++)
         QS_TRY(qsi_block_forward(m, l, &tape, &place, qs_view_rows(e->h[l % 2], 0, rows), qs_view_rows(e->h[(l + 1) % 2], 0, rows)));
-    QS_TRY(qsi_head_forward(m, qs_view_rows(e->h[m->config.layers % 2], 0, rows), qs_view_rows(e->normed, 0, rows),
-                            qs_view_rows(e->logits, 0, rows)));
+    QS_TRY(qsi_loss_forward(m, &loss, qs_view_rows(e->h[m->config.layers % 2], 0, rows)));
     for (int64_t s = 0; s < sequences; s++)
         QS_TRY(window_loss(m, e, s, sum));
 fail:

@@ -1,4 +1,4 @@
-/* forward.c - the decoder forwards: embedding, one block, head. Shapes: M tokens, D dim, A heads*head_dim, G kv_heads*head_dim, F ffn. */
+/* forward.c - the decoder forwards: embedding, one block, final norm. M tokens, D dim, A heads*head_dim, G kv_heads*head_dim, F ffn. */
 #include "model/model.h"
 
 void qsi_tape_add(qsi_arena *arena, const qs_model_config *c, qsi_tape *t, int64_t operand_rows, int64_t rows)
@@ -129,11 +129,7 @@ fail:
     return status;
 }
 
-qs_status qsi_head_forward(qs_model *m, qs_view h, qs_view normed, qs_view logits)
+qs_status qsi_final_norm_forward(qs_model *m, qs_view h, qs_view normed)
 {
-    qs_status status = QS_OK;
-    QS_TRY(qsi_run(m->queue, qs_op_rmsnorm(normed, h, qsi_final_norm(m)->view, (float)m->config.norm_eps)));
-    QS_TRY(qsi_run(m->queue, qs_op_linear(logits, normed, qsi_head(m)->view, qs_absent(), qs_absent())));
-fail:
-    return status;
+    return qsi_run(m->queue, qs_op_rmsnorm(normed, h, qsi_final_norm(m)->view, (float)m->config.norm_eps));
 }

@@ -112,7 +112,7 @@ typedef struct qsi_place {
 
 qs_status qsi_embed(qs_model *model, qs_view h, qs_view tokens);
 qs_status qsi_block_forward(qs_model *model, int64_t block, const qsi_tape *tape, const qsi_place *place, qs_view in, qs_view out);
-qs_status qsi_head_forward(qs_model *model, qs_view h, qs_view normed, qs_view logits);
+qs_status qsi_final_norm_forward(qs_model *model, qs_view h, qs_view normed);
 
 /* Gradients of one block. dout [M, dim]: gradient of the block's output (= dy of down); din: of its input. The others are the
  * dy operands of the matrices; dmid is that of o. scratch: dn [., dim], dattn [., heads*head_dim], dact [., ffn]. gains:
@@ -125,6 +125,29 @@ typedef struct qsi_block_grads {
 
 qs_status qsi_block_backward(qs_model *model, int64_t block, const qsi_tape *tape, const qsi_place *place, qs_view in,
                              const qsi_block_grads *grads);
+
+/* ---- loss.c: head and loss over a range of tokens --------------------------------------------------------------- */
+
+/* Symbols whose logits exist at a time. It decides bytes (docs/numerics.md, "Loss"). */
+enum { QSI_LOSS_BLOCK = 4096 };
+
+typedef struct qsi_loss {
+    qs_view normed;    /* [M, dim] output of the final norm */
+    qs_view logits;    /* [M, at most QSI_LOSS_BLOCK] of the block at hand; in the backward pass their gradients */
+    qs_view stats;     /* [M, 3] of qs_op_softmax_stats */
+    qs_view targets;   /* I32 [1, M] */
+} qsi_loss;
+
+void qsi_loss_add(qsi_arena *arena, const qs_model_config *config, qsi_loss *loss, int64_t rows);
+
+/* The first `count` tokens. */
+qsi_loss qsi_loss_rows(const qsi_loss *loss, int64_t count);
+
+/* From the last residual stream h [M, dim]: normed, and stats of all symbols. */
+qs_status qsi_loss_forward(qs_model *model, const qsi_loss *loss, qs_view h);
+
+/* After qsi_loss_forward: dhead [vocab, dim] and dnormed [M, dim], gradients of factor times the sum of the losses. */
+qs_status qsi_loss_backward(qs_model *model, const qsi_loss *loss, qs_view dhead, qs_view dnormed, float factor);
 
 static inline qs_status qsi_run(qs_queue *queue, qs_op op) { return qs_submit(queue, &op, 1); }
 

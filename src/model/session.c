@@ -124,7 +124,8 @@ qs_status qs_session_eval(qs_session *s, const int32_t *tokens, int64_t n, float
     for (int64_t i = 0; i < n; i += PIECE)
         QS_TRY(advance(s, tokens + i, qsi_min(PIECE, n - i), &last));
     if (logits) {
-        QS_TRY(qsi_head_forward(s->model, last, s->normed, s->logits));
+        QS_TRY(qsi_final_norm_forward(s->model, last, s->normed));
+        QS_TRY(qsi_run(s->model->queue, qs_op_linear(s->logits, s->normed, qsi_head(s->model)->view, qs_absent(), qs_absent())));
         QS_TRY(qs_read(s->model->queue, s->logits, logits));
     }
 fail:

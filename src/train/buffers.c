@@ -147,13 +147,10 @@ static void add_activations(qs_trainer *t)
         qsi_tape_add(arena, c, &t->tapes[qsi_listed_block(t->model, l)], t->rows,
                      t->options.recompute ? t->micro_rows : t->rows);
     add_block_grads(t);
-    qsi_arena_add(arena, &t->normed, QS_F32, t->rows, c->dim);
-    qsi_arena_add(arena, &t->logits, QS_F32, t->rows, c->vocab);
-    qsi_arena_add(arena, &t->dnormed, QS_F32, t->micro_rows, c->dim);
+    qsi_loss_add(arena, c, &t->loss, t->rows);
     qsi_arena_add(arena, &t->partial, QS_F32, chunks, qsi_max(c->dim, 1));
-    qsi_arena_add(arena, &t->loss, QS_F32, 1, 1);
+    qsi_arena_add(arena, &t->mean_loss, QS_F32, 1, 1);
     qsi_arena_add(arena, &t->tokens, QS_I32, 1, t->rows);
-    qsi_arena_add(arena, &t->targets, QS_I32, 1, t->rows);
 }
 
 /* The most rows and columns a matrix has. */

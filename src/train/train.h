@@ -73,7 +73,8 @@ struct qs_trainer {
     qsi_tape *tapes;            /* [layers], or one that is recomputed */
     qsi_block_grads grads;
     qs_view stream_grads[3];    /* rotate as dout, dmid, din */
-    qs_view normed, logits, dnormed, partial, loss, tokens, targets;
+    qsi_loss loss;
+    qs_view partial, mean_loss, tokens;
     qs_view clip_sum, clip_factor;
     qsi_visit_scratch visit;
     int32_t *host_tokens;       /* [2 * rows]: tokens, targets */

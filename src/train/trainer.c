@@ -74,7 +74,7 @@ static qs_status load_batch(qs_trainer *t, qs_cursor *cursor)
         }
     }
     QS_TRY(qs_write(t->model->queue, t->tokens, t->host_tokens));
-    QS_TRY(qs_write(t->model->queue, t->targets, targets));
+    QS_TRY(qs_write(t->model->queue, t->loss.targets, targets));
 fail:
     return status;
 }
@@ -101,11 +101,13 @@ static qs_status run_forward(qs_trainer *t, int64_t block, const piece *p)
                              qs_view_rows(t->h[block + 1], p->first, p->count));
 }
 
+/* What one token counts in the mean loss. */
+static float share_of(const qs_trainer *t) { return (float)(1.0 / (double)t->rows); }
+
 static qs_status forward(qs_trainer *t, double *loss)
 {
     qs_status status = QS_OK;
     qs_model *m = t->model;
-    const float share = (float)(1.0 / (double)t->rows);
     float value = 0.0f;
     QS_TRY(qsi_embed(m, t->h[0], t->tokens));
     for (int64_t l = 0; l < m->config.layers; l++) {
@@ -114,32 +116,26 @@ static qs_status forward(qs_trainer *t, double *loss)
             QS_TRY(run_forward(t, l, &p));
         }
     }
-    QS_TRY(qsi_head_forward(m, t->h[m->config.layers], t->normed, t->logits));
+    QS_TRY(qsi_loss_forward(m, &t->loss, t->h[m->config.layers]));
     const qs_view partial = qs_view_at(t->partial.buffer, t->partial.offset, QS_F32, t->partial.rows, 1);  /* one sum a chunk */
-    QS_TRY(qsi_run(m->queue, qs_op_cross_entropy(t->logits, t->targets, partial, share, 0)));
-    QS_TRY(qsi_run(m->queue, qs_op_chunk_sum(t->loss, partial, share)));
-    QS_TRY(qs_read(m->queue, t->loss, &value));
+    QS_TRY(qsi_run(m->queue, qs_op_cross_entropy(t->loss.stats, partial)));
+    QS_TRY(qsi_run(m->queue, qs_op_chunk_sum(t->mean_loss, partial, share_of(t))));
+    QS_TRY(qs_read(m->queue, t->mean_loss, &value));
     *loss = (double)value;
 fail:
     return status;
 }
 
-/* logits hold their gradient. Gives the gradients of head and final norm, and of the last residual stream. */
+/* Gives the gradients of head and final norm, and of the last residual stream. */
 static qs_status head_backward(qs_trainer *t)
 {
     qs_status status = QS_OK;
     qs_model *m = t->model;
     const int64_t head = qsi_head(m) - m->floats, final_norm = qsi_final_norm(m) - m->floats;
-    QS_TRY(qsi_run(m->queue, qs_op_linear_dw(t->floats[head].grad, t->logits, t->normed)));
-    for (int64_t first = 0; first < t->rows; first += t->micro_rows) {
-        const int64_t n = qsi_min(t->micro_rows, t->rows - first);
-        const qs_view dnormed = qs_view_rows(t->dnormed, 0, n);
-        QS_TRY(qsi_run(m->queue, qs_op_linear_dx(dnormed, qs_view_rows(t->logits, first, n), qsi_head(m)->view, qs_absent(),
-                                                 qs_absent())));
-        QS_TRY(qsi_run(m->queue, qs_op_rmsnorm_grad(qs_view_rows(t->grads.dout, first, n), dnormed,
-                                                    qs_view_rows(t->h[m->config.layers], first, n), qsi_final_norm(m)->view,
-                                                    qs_absent(), chunk_rows(t->partial, first, n), (float)m->config.norm_eps)));
-    }
+    const qs_view dout = t->grads.dout;
+    QS_TRY(qsi_loss_backward(m, &t->loss, t->floats[head].grad, dout, share_of(t)));
+    QS_TRY(qsi_run(m->queue, qs_op_rmsnorm_grad(dout, dout, t->h[m->config.layers], qsi_final_norm(m)->view, qs_absent(),
+                                                t->partial, (float)m->config.norm_eps)));
     QS_TRY(qsi_run(m->queue, qs_op_chunk_sum(t->floats[final_norm].grad, t->partial, 1.0f)));
 fail:
     return status;
