@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
-"""Tokens per second of 1-bit training beside the same network trained in fp32 by PyTorch, interleaved on the same cores.
+"""Tokens per second of 1-bit training beside the same network trained by PyTorch in fp32 and bf16, interleaved on the same cores.
 
     python3 bench/compare_torch.py --qsbits build/qsbits --data TEXT [--layers 4 --dim 256 ...] [--rounds 5]
 
-Each round runs `qsbits train` for --steps steps and then as many PyTorch steps (eager and torch.compile; fused AdamW, scaled-dot-product
-attention); the medians over rounds are printed with their ratio. Needs torch; nothing else in the project does.
+Each round runs `qsbits train` for --steps steps in every --precision and then as many PyTorch steps (fp32 and bf16 by autocast, both eager
+and under torch.compile; fused AdamW, scaled-dot-product attention); the medians over rounds are printed with the ratio of the best
+of both. Needs torch; nothing else in the project does.
 """
 import argparse, json, math, os, shutil, statistics, subprocess, sys, tempfile, time
 import torch
@@ -53,29 +54,31 @@ class Net(nn.Module):
 
 
 class TorchArm:
-    def __init__(self, a, text, compiled):
+    def __init__(self, a, text, bf16, compiled):
         torch.manual_seed(0)
-        self.a, self.text = a, text
+        self.a, self.text, self.bf16 = a, text, bf16
         net = Net(a.layers, a.dim, a.heads, a.ffn, a.ctx)
         self.run = torch.compile(net) if compiled else net
         self.optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
-        self.steps(3)
+        self.steps(2)
 
     def steps(self, n):
         a = self.a
         start = time.perf_counter()
         for _ in range(n):
             i = torch.randint(0, len(self.text) - a.ctx - 1, (a.batch, 1)) + torch.arange(a.ctx)
-            self.run(self.text[i], self.text[i + 1]).backward()
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+                loss = self.run(self.text[i], self.text[i + 1])
+            loss.backward()
             self.optimizer.step()
             self.optimizer.zero_grad()
         return n * a.batch * a.ctx / (time.perf_counter() - start)
 
 
-def qsbits_rate(a, folder):
+def qsbits_rate(a, precision, folder):
     shutil.rmtree(folder, ignore_errors=True)
     command = [a.qsbits, "train", "--data", a.data, "--out", folder, "--steps", a.steps, "--threads", a.threads, "--json",
-               "--eval-windows", 1, "--fsm-state", a.fsm_state]
+               "--eval-every", 0, "--save-every", 0, "--final-windows", 1, "--fsm-state", a.fsm_state, "--precision", precision]
     for name in ("layers", "dim", "heads", "ffn", "ctx", "batch"):
         command += ["--" + name, getattr(a, name)]
     done = subprocess.run([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
@@ -87,26 +90,29 @@ def main():
     p.add_argument("--qsbits", required=True)
     p.add_argument("--data", required=True)
     p.add_argument("--fsm-state", default="c4")
+    p.add_argument("--precision", nargs="+", default=["f32", "int8", "bf16"])
     for name, value in dict(layers=4, dim=256, heads=8, ffn=768, ctx=64, batch=32, steps=20, rounds=5, threads=os.cpu_count()).items():
         p.add_argument("--" + name, type=int, default=value)
     p.add_argument("--no-compile", action="store_true")
     a = p.parse_args()
     torch.set_num_threads(a.threads)
     text = torch.frombuffer(bytearray(open(a.data, "rb").read()), dtype=torch.uint8).long()
-    arms = {"torch eager": TorchArm(a, text, False)}
-    if not a.no_compile:
-        arms["torch compiled"] = TorchArm(a, text, True)
-    rates = {name: [] for name in ["qsbits " + a.fsm_state, *arms]}
+    arms = {}
+    for bf16 in (False, True):
+        for compiled in (False,) if a.no_compile else (False, True):
+            arms[f"torch {'bf16' if bf16 else 'f32'}{' compiled' if compiled else ''}"] = TorchArm(a, text, bf16, compiled)
+    rates = {name: [] for name in ["qsbits " + p for p in a.precision] + list(arms)}
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(a.rounds):
-            rates["qsbits " + a.fsm_state].append(qsbits_rate(a, os.path.join(folder, "run")))
+            for precision in a.precision:
+                rates["qsbits " + precision].append(qsbits_rate(a, precision, os.path.join(folder, "run")))
             for name, arm in arms.items():
                 rates[name].append(arm.steps(a.steps))
     medians = {name: statistics.median(r) for name, r in rates.items()}
-    best_torch = max(v for name, v in medians.items() if name.startswith("torch"))
+    best = {side: max(v for name, v in medians.items() if name.startswith(side)) for side in ("qsbits", "torch")}
     for name, value in medians.items():
-        print(f"{name:16s} {value:10.0f} tokens/s  ({min(rates[name]):.0f} .. {max(rates[name]):.0f})", file=sys.stderr)
-    print(json.dumps({"tokens_per_second": medians, "ratio_to_best_torch": medians["qsbits " + a.fsm_state] / best_torch,
+        print(f"{name:20s} {value:10.0f} tokens/s  ({min(rates[name]):.0f} .. {max(rates[name]):.0f})", file=sys.stderr)
+    print(json.dumps({"tokens_per_second": medians, "best_to_best_torch": best["qsbits"] / best["torch"],
                       "torch": torch.__version__, "threads": a.threads}))
 
 

@@ -85,18 +85,19 @@ static void add_pair(json_t *comparison, json_t *what, json_t *old, json_t *now)
     count(comparison, verdict);
 }
 
-/* A step as a row: its tokens stand as m. */
-static void compare_steps(json_t *comparison, json_t *old, json_t *now)
+/* A training step or generation (what key holds) as rows: its tokens stand as m. */
+static void compare_models(json_t *comparison, json_t *before, json_t *after, const char *key, const char *name)
 {
     static const char *const class_key[] = {"class"};
-    const bool matches = same(old, now, STEP_KEYS, STEP_KEY_COUNT);
-    json_t *one = NULL;
+    json_t *old = json_object_get(before, key), *now = json_object_get(after, key), *one = NULL;
+    const bool step = json_object_get(now, "batch") != NULL;
+    const bool matches = same(old, now, STEP_KEYS, STEP_KEY_COUNT - (step ? 0 : 1));   /* batch is the last */
     size_t i = 0;
     json_array_foreach(json_object_get(now, "classes"), i, one) {
-        json_t *what = json_pack("{s:s, s:O, s:O, s:O, s:O, s:O, s:s}", "product", "training step", "m",
-                                 json_object_get(now, "tokens"), "n", json_object_get(now, "layers"), "k",
-                                 json_object_get(now, "dim"), "class", json_object_get(one, "class"), "level",
-                                 json_object_get(now, "level"), "weights", "");
+        json_t *what = json_pack("{s:s, s:I, s:O, s:O, s:O, s:O, s:s}", "product", name, "m",
+                                 step ? json_integer_value(json_object_get(now, "tokens")) : (json_int_t)1, "n",
+                                 json_object_get(now, "layers"), "k", json_object_get(now, "dim"), "class",
+                                 json_object_get(one, "class"), "level", json_object_get(now, "level"), "weights", "");
         add_pair(comparison, what, matches ? find(json_object_get(old, "classes"), one, class_key, 1) : NULL, one);
         json_decref(what);
     }
@@ -111,7 +112,8 @@ json_t *bench_compare(json_t *old, json_t *now)
                                    "unmatched", 0, "machine_changed", !same(old, now, machine, 2));
     json_array_foreach(json_object_get(now, "rows"), i, row)
         add_pair(comparison, row, find(json_object_get(old, "rows"), row, KEYS, KEY_COUNT), row);
-    compare_steps(comparison, json_object_get(old, "step"), json_object_get(now, "step"));
+    compare_models(comparison, old, now, "step", "training step");
+    compare_models(comparison, old, now, "generate", "generation");
     return comparison;
 }
 

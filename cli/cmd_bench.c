@@ -1,9 +1,11 @@
-/* cmd_bench.c - qsbits bench: products beside what the machine could do, a training step and what it is made of. */
+/* cmd_bench.c - qsbits bench: products beside what the machine could do, a training step and what it is made of,
+ * generation. */
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "bench_compare.h"
+#include "bench_generate.h"
 #include "bench_products.h"
 #include "bench_step.h"
 #include "commands.h"
@@ -22,8 +24,8 @@ typedef struct bench {
     qs_device_info device;
     bench_machine single;                            /* the first level on one thread, where there are several */
     bench_rows rows;
-    qs_model_config model;                           /* of the step */
-    json_t *step, *old;
+    qs_model_config model;                           /* of step and generation */
+    json_t *step, *generation, *old;
     bool headed;                                     /* the line about the device was printed */
 } bench;
 
@@ -164,9 +166,9 @@ static int products_of(bench *b, int64_t n, int64_t k, const int64_t *m, int m_c
 static int products(bench *b, const bench_shape *given)
 {
     bench_machine machines[BENCH_MOST_LEVELS + 1];
-    int code = measure_machine(b);
+    int code = 0;
     b->setup.every_product = given != NULL;
-    if (code == 0 && given != NULL)
+    if (given != NULL)
         code = products_of(b, given->n, given->k, &given->m, 1, 0.0, 1.0);
     for (int i = 0; i < MATRIX_COUNT && code == 0 && given == NULL; i++)
         code = products_of(b, MATRICES[i][0], MATRICES[i][1], ROWS, ROW_COUNT, (double)i / MATRIX_COUNT,
@@ -195,6 +197,8 @@ static json_t *result_json(const bench *b)
                                "last", (json_int_t)c->last, "machine", machines, "rows", rows);
     if (b->step != NULL)
         (void)json_object_set(result, "step", b->step);
+    if (b->generation != NULL)
+        (void)json_object_set(result, "generate", b->generation);
     return result;
 }
 
@@ -219,16 +223,21 @@ static int report(const bench *b)
 static int measure(bench *b, const bench_shape *given)
 {
     const option_value *v = b->o->value;
-    const bool only_step = v[OPT_STEP].given && !v[OPT_SHAPE].given, only_shape = v[OPT_SHAPE].given && !v[OPT_STEP].given;
+    const bool all = !v[OPT_SHAPE].given && !v[OPT_STEP].given && !v[OPT_GENERATION].given;
+    const bool with_products = all || v[OPT_SHAPE].given, with_generation = all || v[OPT_GENERATION].given;
     int code = settings_model(b->o, &b->model);
     if (code == 0)
         code = prepare(b);
-    if (code == 0 && !only_step)
+    if (code == 0 && (with_products || with_generation))
+        code = measure_machine(b);
+    if (code == 0 && with_products)
         code = products(b, given);
-    if (code == 0 && !only_shape) {
+    if (code == 0)
         print_head(b);
+    if (code == 0 && (all || v[OPT_STEP].given))
         code = bench_step(b->o, b->setup.level[0].context, &b->model, b->setup.precision, &b->step);
-    }
+    if (code == 0 && with_generation)
+        code = bench_generate(b->o, &b->setup, &b->model, &b->generation);
     return code == 0 ? report(b) : code;
 }
 
@@ -247,6 +256,7 @@ static int run(const options *o)
         qs_close(&b->setup.level[i].context);
     bench_rows_free(&b->rows);
     json_decref(b->step);
+    json_decref(b->generation);
     json_decref(b->old);
     free(b);
     return code;
@@ -261,6 +271,8 @@ static void explain(FILE *out)
             "  warm, cold    the same matrix again and again; the next of more than the last cache holds\n"
             "  cycles/w      cycles of a core per weight and row of x, by a clock that was measured\n"
             "  GB/s          packed weights, each read once\n"
+            "  tokens/s      of a model of random signs that writes one token at a time; its limit is reading all packed\n"
+            "                weights once a token, and its peers are timed without anything between their products\n"
             "  limit, by     share of what the machine could do at best, and what sets that: the arithmetic that serves\n"
             "                the class best, or reading every operand once from where it lies\n"
             "  x peer        time of the fastest peer / ours\n");
@@ -276,13 +288,13 @@ const command bench_command = {
     .name = "bench",
     .bit = BENCH,
     .required = "",
-    .summary = "speed of products and of a training step, beside what the machine could do",
+    .summary = "speed of products, a training step and generation, beside what the machine could do",
     .about =
         "Times products with 1-bit weights (M rows of x, N outputs, K inputs) in every precision, for one token, a few\n"
-        "and prompts or training, beside the peak arithmetic and bandwidth that it measures as well; and a training step\n"
-        "with the share of each operation as it takes when run alone. What is compared takes turns in one run; times are\n"
-        "medians. Takes about a minute; --shape or --step alone take less. With --threads 1 the process stays on one core.\n"
-        "Close other programs first.",
+        "and prompts or training, beside the peak arithmetic and bandwidth that it measures as well; a training step\n"
+        "with the share of each operation as it takes when run alone; and generation, one token at a time. What is compared\n"
+        "takes turns in one run; times are medians. Takes about a minute; --shape, --step or --generate alone take less.\n"
+        "With --threads 1 the process stays on one core. Close other programs first.",
     .examples = {"qsbits bench --shape 1,4096,4096 --levels --threads 1",
                  "qsbits bench --step --preset small --batch 8 --compare before.json"},
     .exit_codes = CODES,

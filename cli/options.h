@@ -142,6 +142,8 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE } option_kind;
       "only products, at this shape") \
     X(STEP, "step", 0, FLAG, 0, 0, BENCH, PLAIN, "Measurement", NULL, NULL, \
       "only a training step, of the model given above") \
+    X(GENERATION, "generate", 0, FLAG, 0, 0, BENCH, PLAIN, "Measurement", NULL, NULL, \
+      "only generation, one token at a time, with the model given above") \
     X(CLASS, "precision", 0, CHOICE, 0, 0, BENCH, PLAIN, "Measurement", CHOICES_PRECISION, "(all)", \
       "arithmetic of the products with 1-bit weights") \
     X(LEVELS, "levels", 0, FLAG, 0, 0, BENCH, PLAIN, "Measurement", NULL, NULL, \

@@ -37,7 +37,6 @@ static struct fault {
     int error;
     bool lasting;            /* every call from number `at` on, not that one alone */
     int64_t at, seen;
-    bool in_json;            /* jansson met it */
 } fault;
 
 static inline void fault_arm(int calls, fault_kind kind, int error, int64_t at, bool lasting)
@@ -163,12 +162,18 @@ int __wrap_fsync(int fd)
 
 static int64_t json_blocks;   /* that are in use */
 
+/* The text of a token grows in powers of two from 32. Where that fails jansson 2.14 goes on without the character; without a
+ * closing quote it reads past the token and may abort. That cannot be mended here, so such a growth never fails. */
+static bool is_token_text(size_t bytes)
+{
+    return JANSSON_VERSION_HEX <= 0x020e00 && bytes >= 32 && (bytes & (bytes - 1)) == 0;
+}
+
 static void *json_take(size_t bytes)
 {
-    const bool struck = strikes(CALLS_MEMORY);
+    const bool struck = !is_token_text(bytes) && strikes(CALLS_MEMORY);
     void *block = struck ? NULL : malloc(bytes);
     json_blocks += block != NULL;
-    fault.in_json = fault.in_json || struck;
     return block;
 }
 

@@ -34,7 +34,8 @@ void qsi_amx_gradient(qsi_kernels *table);
 /* Tiles belong to the thread and anything may change them between calls, so a kernel configures them first and releases
  * them last. */
 #define QSI_TILES_BEGIN() do { \
-        static const qsi_tile_config config_ = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}}; \
+        static const qsi_tile_config config_ = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, \
+                                                {16, 16, 16, 16, 16, 16, 16, 16}}; \
         __asm__ volatile("ldtilecfg %0" : : "m"(config_) : "memory"); \
     } while (0)
 #define QSI_TILES_END() __asm__ volatile("tilerelease" : : : "memory")

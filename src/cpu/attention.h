@@ -4,17 +4,14 @@
 
 #include <math.h>
 #include "cpu/drivers.h"
+#include "cpu/transpose.h"
 
 enum { QSI_TILE = 64 };   /* queries of a tile, keys of a block: part of the documented order */
 
 /* to[j][QSI_TILE] = rows[i][col + j], i < n <= QSI_TILE, j < d: a block of keys as the right side of a product. */
 static inline void qsi_transpose_block(float *to, const qsi_slot *rows, int64_t first, int64_t n, int64_t col, int64_t d)
 {
-    for (int64_t i = 0; i < n; i++) {
-        const float *from = qsi_f32(rows, first + i) + col;
-        for (int64_t j = 0; j < d; j++)
-            to[j * QSI_TILE + i] = from[j];
-    }
+    qsi_transpose(to, QSI_TILE, qsi_f32(rows, first) + col, qsi_ld(rows), n, d);
 }
 
 static inline float qsi_attention_scale(int64_t head_dim)

@@ -66,19 +66,25 @@ AVX2_INLINE float largest_of(const float *x, int64_t n)
     return largest_lane(_mm256_max_ps(a, b));
 }
 
+/* s + exp(x - peak) in the first `left` lanes. */
+AVX2_INLINE __m256 add_exponentials(__m256 s, const float *x, __m256 peak, int64_t left)
+{
+    return qsi_keep8(s, _mm256_add_ps(s, qsi_exp8(_mm256_sub_ps(qsi_load8(x, left), peak))), left);
+}
+
 /* Stripes of exp(x - peak). */
 AVX2_INLINE float exponential_sum(const float *x, int64_t n, __m256 peak)
 {
     __m256 low = _mm256_setzero_ps(), high = low;
     int64_t j = 0;
     for (; n - j >= 16; j += 16) {
-        low = _mm256_add_ps(low, qsi_exp8(_mm256_sub_ps(_mm256_loadu_ps(x + j), peak)));
-        high = _mm256_add_ps(high, qsi_exp8(_mm256_sub_ps(_mm256_loadu_ps(x + j + 8), peak)));
+        low = add_exponentials(low, x + j, peak, 8);
+        high = add_exponentials(high, x + j + 8, peak, 8);
     }
     if (j < n)
-        low = qsi_keep8(low, _mm256_add_ps(low, qsi_exp8(_mm256_sub_ps(qsi_load8(x + j, n - j), peak))), n - j);
+        low = add_exponentials(low, x + j, peak, n - j);
     if (n - j > 8)
-        high = qsi_keep8(high, _mm256_add_ps(high, qsi_exp8(_mm256_sub_ps(qsi_load8(x + j + 8, n - j - 8), peak))), n - j - 8);
+        high = add_exponentials(high, x + j + 8, peak, n - j - 8);
     return qsi_fold16_avx2(low, high);
 }
 
@@ -93,20 +99,22 @@ AVX2 static void softmax_stats(const float *logits, int64_t n, float *top, float
     }
 }
 
+AVX2_INLINE void loss_grad8(float *logits, __m256 top, __m256 sum, __m256 factor, int64_t left)
+{
+    const __m256 e = qsi_exp8(_mm256_sub_ps(qsi_load8(logits, left), top));
+    qsi_store8(logits, _mm256_mul_ps(_mm256_div_ps(e, sum), factor), left);
+}
+
 AVX2 static void cross_entropy_grad(float *logits, int64_t n, int64_t target, float top, float sum, float factor)
 {
     const __m256 peak = qsi_set8(top), whole = qsi_set8(sum), times = qsi_set8(factor);
     const int known = target >= 0 && target < n;
     const float hit = known ? (qsi_expf(logits[target] - top) / sum - 1.0f) * factor : 0.0f;
     int64_t j = 0;
-    for (; n - j >= 8; j += 8) {
-        const __m256 e = qsi_exp8(_mm256_sub_ps(_mm256_loadu_ps(logits + j), peak));
-        _mm256_storeu_ps(logits + j, _mm256_mul_ps(_mm256_div_ps(e, whole), times));
-    }
-    if (j < n) {
-        const __m256 e = qsi_exp8(_mm256_sub_ps(qsi_load8(logits + j, n - j), peak));
-        qsi_store8(logits + j, _mm256_mul_ps(_mm256_div_ps(e, whole), times), n - j);
-    }
+    for (; n - j >= 8; j += 8)
+        loss_grad8(logits + j, peak, whole, times, 8);
+    if (j < n)
+        loss_grad8(logits + j, peak, whole, times, n - j);
     if (known)
         logits[target] = hit;
 }

@@ -12,12 +12,14 @@ enum {
     ROWS = 16,
     DEPTH = 256,                /* columns of a step */
     STEP_TABLES = 16 * 2 * 2,   /* of a token: [byte of a half][group][low, high], 16 sums for each half */
-    TABLE_BYTES = 20 * 1024,    /* of tables at once */
+    TABLE_BYTES = 928 * 1024,   /* of tables at once */
+    NEAR_BYTES = 20 * 1024,     /* of tables that stay in the level-1 cache ... */
+    BLOCK_ROWS = 64,            /* ... while so many rows use them */
     OUTPUTS = 2048,             /* with accumulators in scratch at once */
     ACC_STRIDE = OUTPUTS + 16   /* a power of two would fall into few sets of the cache */
 };
 
-_Static_assert(QSI_AVX2_FEW * STEP_TABLES * 32 <= TABLE_BYTES, "a step of all tokens");
+_Static_assert(QSI_AVX2_FEW * STEP_TABLES * 32 <= NEAR_BYTES, "a step of all tokens");
 _Static_assert(QSI_AVX2_FEW * ACC_STRIDE * 4 + TABLE_BYTES <= QSI_W1_SCRATCH, "QSI_W1_SCRATCH is too small");
 
 /* ---- tables ----------------------------------------------------------------------------------------------------- */
@@ -105,12 +107,32 @@ AVX2_INLINE void load_rows(__m256i to[16], const uint32_t *w, int64_t ldw, int64
                             load_row(w, ldw, i + 8, rows, words), load_row(w, ldw, i + 12, rows, words));
 }
 
+/* Lines that are fetched while the BLOCK_ROWS rows before them are multiplied: `bytes` of a row, of one row after the other. Evenly
+ * spread and in this order weights come from memory as fast as they are multiplied; in the order of their use, a line of
+ * each row in turn, at a third of that. */
+typedef struct ahead {
+    const char *row;
+    int64_t pitch, bytes, at;
+} ahead;
+
+AVX2_INLINE void fetch(ahead *a)
+{
+    _mm_prefetch(a->row + a->at, _MM_HINT_T1);
+    a->at += 64;
+    if (a->at >= a->bytes) {
+        a->at = 0;
+        a->row += a->pitch;
+    }
+}
+
 /* sums[m][2] += one step of 16 rows. */
-AVX2_INLINE void add_step(__m256i (*sums)[2], const __m256i half[16], const __m256i *table, int64_t m)
+AVX2_INLINE void add_step(__m256i (*sums)[2], const __m256i half[16], const __m256i *table, int64_t m, ahead *next)
 {
     const __m256i nibble = _mm256_set1_epi8(15);
     for (int q = 0; q < 4; q++) {
         __m256i bytes[4], index[8];
+        fetch(next);
+        fetch(next);
         qsi_half_transpose4(bytes, half[q], half[q + 4], half[q + 8], half[q + 12]);
         UNROLL8
         for (int i = 0; i < 4; i++) {
@@ -124,7 +146,7 @@ AVX2_INLINE void add_step(__m256i (*sums)[2], const __m256i half[16], const __m2
 
 /* acc[m][ACC_STRIDE] += `words` words of `count` rows. */
 AVX2 static void add_rows(int32_t *acc, const __m256i *table, const uint32_t *w, int64_t ldw, int64_t m, int64_t count,
-                          int64_t words)
+                          int64_t words, ahead *next)
 {
     for (int64_t j = 0; j < count; j += ROWS)
         for (int64_t i = 0; i < words; i += DEPTH / 32) {
@@ -132,10 +154,24 @@ AVX2 static void add_rows(int32_t *acc, const __m256i *table, const uint32_t *w,
             load_rows(half, w + j * ldw + i, ldw, count - j, words - i);
             for (int64_t t = 0; t < m; t++)
                 sums[t][0] = sums[t][1] = _mm256_setzero_si256();
-            add_step(sums, half, table + i / 8 * m * STEP_TABLES, m);
+            add_step(sums, half, table + i / 8 * m * STEP_TABLES, m, next);
             for (int64_t t = 0; t < m; t++)
                 widen((__m256i *)(void *)(acc + t * ACC_STRIDE + j), sums[t]);
         }
+}
+
+/* The same, by blocks of rows that share tables while these are near. */
+AVX2 static void add_blocks(int32_t *acc, const __m256i *table, const uint32_t *w, int64_t ldw, int64_t m, int64_t count,
+                            int64_t words)
+{
+    const int64_t near = NEAR_BYTES / (m * STEP_TABLES * 32) * DEPTH / 32;
+    for (int64_t j = 0; j < count; j += BLOCK_ROWS) {
+        const int64_t rows = count - j < BLOCK_ROWS ? count - j : BLOCK_ROWS;
+        ahead next = {(const char *)(w + (j + BLOCK_ROWS) * ldw), 4 * ldw, 4 * words, 0};
+        for (int64_t i = 0; i < words; i += near)
+            add_rows(acc + j, table + i / 8 * m * STEP_TABLES, w + j * ldw + i, ldw, m, rows,
+                     words - i < near ? words - i : near, &next);
+    }
 }
 
 /* ---- results ---------------------------------------------------------------------------------------------------- */
@@ -169,7 +205,7 @@ void qsi_avx2_w1_i8_few(float *y, int64_t ldy, const int8_t *q, int64_t ldq, con
             for (int64_t d = 0; d < width; d += DEPTH)
                 for (int64_t t = 0; t < m; t++)
                     build_tables(table + (d / DEPTH * m + t) * STEP_TABLES, q + t * ldq + k0 + d, width - d);
-            add_rows(acc, table, w + n0 * ldw + k0 / 32, ldw, m, count, width / 32);
+            add_blocks(acc, table, w + n0 * ldw + k0 / 32, ldw, m, count, width / 32);
         }
         for (int64_t t = 0; t < m; t++)
             finish(y + t * ldy + n0, acc + t * ACC_STRIDE, s[t], scale + n0, addend ? addend + t * ldadd + n0 : NULL,

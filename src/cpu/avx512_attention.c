@@ -73,15 +73,21 @@ AVX512_INLINE float largest_of(const float *x, int64_t n)
     return largest_lane(_mm512_max_ps(a, b));
 }
 
+/* s + exp(x - peak) in the first `left` lanes. */
+AVX512_INLINE __m512 add_exponentials(__m512 s, const float *x, __m512 peak, int64_t left)
+{
+    return qsi_keep16(s, _mm512_add_ps(s, qsi_exp16(_mm512_sub_ps(qsi_load16(x, left), peak))), left);
+}
+
 /* Stripes of exp(x - peak). */
 AVX512_INLINE float exponential_sum(const float *x, int64_t n, __m512 peak)
 {
     __m512 s = _mm512_setzero_ps();
     int64_t j = 0;
     for (; n - j >= 16; j += 16)
-        s = _mm512_add_ps(s, qsi_exp16(_mm512_sub_ps(_mm512_loadu_ps(x + j), peak)));
+        s = add_exponentials(s, x + j, peak, 16);
     if (j < n)
-        s = qsi_keep16(s, _mm512_add_ps(s, qsi_exp16(_mm512_sub_ps(qsi_load16(x + j, n - j), peak))), n - j);
+        s = add_exponentials(s, x + j, peak, n - j);
     return qsi_fold16_avx512(s);
 }
 

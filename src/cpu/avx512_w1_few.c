@@ -36,6 +36,15 @@ AVX512_INLINE void finish(float *y, __m512 sum, const uint16_t *scale, const flo
         qsi_store16(y, _mm512_mul_ps(factor, sum), rows);
 }
 
+/* Fetches the i-th pair of lines behind the `bytes` of the rows at hand, which are soon to be multiplied where rows lie
+ * without gaps. In this order and evenly spread, weights come from memory as fast as they are multiplied; in the order of
+ * their use, a line of each row in turn, at half of that. */
+AVX512_INLINE void fetch(const uint32_t *w, int64_t bytes, int64_t i)
+{
+    _mm_prefetch((const char *)w + bytes + 128 * i, _MM_HINT_T1);
+    _mm_prefetch((const char *)w + bytes + 128 * i + 64, _MM_HINT_T1);
+}
+
 /* T tokens, R blocks of 16 rows at once: T R chains of additions, as the latency of one would bind. */
 AVX512_INLINE void few(const int T, const int R, float *y, int64_t ldy, const float *x, int64_t ldx, const uint32_t *w,
                        int64_t ldw, const uint16_t *scale, const float *addend, int64_t ldadd, int64_t n, int64_t k,
@@ -59,6 +68,8 @@ AVX512_INLINE void few(const int T, const int R, float *y, int64_t ldy, const fl
                 qsi_load_rows(block[r], w + (n0 + 16 * r) * ldw + j0, ldw, n - n0 - 16 * r, count);
             for (int64_t j = 0; j < 2 * count; j++) {
                 __m512i half[4];
+                if (R == 4 || j % 2)
+                    fetch(w + n0 * ldw, 64 * R * ldw, R == 4 ? 2 * j0 + j : j0 + j / 2);
                 UNROLL
                 for (int r = 0; r < R; r++)
                     half[r] = j % 2 ? _mm512_srli_epi32(block[r][j / 2], 16) : block[r][j / 2];

@@ -4,6 +4,7 @@
  * outputs per task, because a task tabulates its tokens once; few tokens (decoding) are split over outputs instead.
  * Float weights: a task copies a transposed strip of w once and uses it for all its tokens. */
 #include "cpu/drivers.h"
+#include "cpu/transpose.h"
 
 /* Rectangles of tokens x columns. */
 typedef struct grid {
@@ -143,18 +144,6 @@ fail:
  * chain of each output continuing in its accumulator from piece to piece. */
 enum { STRIP = 64, STRIP_TOKENS = 1024, STRIP_DEPTH = 512, GEMM_TOKENS = 128 };
 
-/* to[p][STRIP] = w[row + j][col + p] for j < rows, p < depth; by blocks of one cache line. */
-static void transpose(float *to, const qsi_slot *w, int64_t row, int64_t rows, int64_t col, int64_t depth)
-{
-    enum { LINE = 16 };
-    for (int64_t p0 = 0; p0 < depth; p0 += LINE)
-        for (int64_t j = 0; j < rows; j++) {
-            const float *from = qsi_f32(w, row + j) + col + p0;
-            for (int64_t p = 0; p < qsi_min(LINE, depth - p0); p++)
-                to[(p0 + p) * STRIP + j] = from[p];
-        }
-}
-
 /* y = sums + addend, one rounding, or the sums themselves. */
 static void store_tile(const qsi_run *run, const tile *t, const float *sums)
 {
@@ -188,7 +177,7 @@ static void f32_forward_task(void *arg, int64_t task, int thread)
     float *sums = qsi_own(job->run, thread), *strip = sums + job->grid.tile_rows * STRIP;
     for (int64_t p = 0; p < job->depth; p += STRIP_DEPTH) {
         const int64_t depth = qsi_min(STRIP_DEPTH, job->depth - p);
-        transpose(strip, &job->run->v[2], t.col, t.cols, p, depth);
+        qsi_transpose(strip, STRIP, qsi_f32(&job->run->v[2], t.col) + p, qsi_ld(&job->run->v[2]), t.cols, depth);
         strip_piece(job, &t, sums, strip, STRIP, p, depth);
     }
     store_tile(job->run, &t, sums);

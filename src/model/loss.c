@@ -1,7 +1,7 @@
 /* loss.c - head and loss, a block of symbols at a time: the logits of a large vocabulary never exist all at once.
  *
- * The forward pass keeps three numbers a token, the backward pass computes logits again where they are gone. It goes from the last
- * block to the first, so that the logits of the last one are still there: a vocabulary of one block computes nothing twice. */
+ * The forward pass keeps three numbers a token, the backward pass computes logits again where they are gone. It goes from the
+ * last block to the first, because the logits of the last one are still there: a vocabulary of one block computes nothing twice. */
 #include "model/model.h"
 
 void qsi_loss_add(qsi_arena *arena, const qs_model_config *c, qsi_loss *l, int64_t rows)
@@ -59,11 +59,12 @@ qs_status qsi_loss_backward(qs_model *m, const qsi_loss *l, qs_view dhead, qs_vi
     for (int64_t first = last; first >= 0; first -= QSI_LOSS_BLOCK) {
         const block b = block_of(m, l, first);
         const qs_view head = qs_view_rows(qsi_head(m)->view, first, b.n), rows = qs_view_rows(dhead, first, b.n);
+        const qs_view above = first < last ? dnormed : qs_absent();   /* what the blocks above gave */
         if (first < last)
             QS_TRY(block_forward(m, l, &b));
         QS_TRY(qsi_run(m->queue, qs_op_cross_entropy_grad(b.logits, l->stats, l->targets, first, factor)));
         QS_TRY(qsi_run(m->queue, qs_op_linear_dw(rows, b.logits, l->normed)));
-        QS_TRY(qsi_run(m->queue, qs_op_linear_dx(dnormed, b.logits, head, qs_absent(), first < last ? dnormed : qs_absent())));
+        QS_TRY(qsi_run(m->queue, qs_op_linear_dx(dnormed, b.logits, head, qs_absent(), above)));
     }
 fail:
     return status;
