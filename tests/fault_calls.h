@@ -41,7 +41,7 @@ static struct fault {
 
 static inline void fault_arm(int calls, fault_kind kind, int error, int64_t at, bool lasting)
 {
-    fault = (struct fault){calls, kind, error, lasting, at, 0, false};
+    fault = (struct fault){calls, kind, error, lasting, at, 0};
 }
 
 /* Everything works again; true if the fault came to pass. */
