@@ -119,7 +119,7 @@ static void count_shapes(const qs_model_config *c, foreign *f)
     }
 }
 
-/* Opens a peer at all shapes: where our weights come from memory, as many copies of its own as the last caches cannot hold. */
+/* Opens a peer at all shapes: where our weights come from memory, with more copies than the last caches hold. */
 static bool open_peer(const generation *g, foreign *f)
 {
     const bench_setup *s = g->setup;
@@ -266,21 +266,22 @@ static void print(const generation *g)
 {
     const qs_model_config *c = &g->config;
     const bool bounded = isfinite(g->limit.seconds);
-    char weights[16], bytes[16], rest[64], ratio[24];
+    char weights[16], bytes[16], rest[64];
     printf("\ngeneration: %lld layers, %lld wide, ffn %lld, %lld heads, %lld kv heads; %s weights, %s packed; %d thread%s\n"
            "  %-7s %-15s %10s %10s %7s %6s %-6s%s\n",
            (long long)c->layers, (long long)c->dim, (long long)c->ffn, (long long)c->heads, (long long)c->kv_heads,
            human_count((double)g->size.packed_weights, weights), human_bytes((double)g->size.packed_bytes, bytes),
-           g->setup->threads, g->setup->threads == 1 ? "" : "s", "class", "level", "tokens/s", "ms/token", "GB/s", "limit", "by",
-           g->setup->peers.count > 0 ? "   x peer" : "");
+           g->setup->threads, g->setup->threads == 1 ? "" : "s", "class", "level", "tokens/s", "ms/token", "GB/s",
+           "limit", "by", g->setup->peers.count > 0 ? "   x peer" : "");
     for (int i = 0; i < QS_PRECISIONS; i++) {
         const double seconds = g->token[i].median, x = against_peers(g, seconds);
-        char limit[16] = "     -";
+        char limit[16] = "     -", ratio[24] = "";
         if (!g->setup->precision[i])
             continue;
         if (bounded)
             (void)snprintf(limit, sizeof limit, "%5.0f%%", 100.0 * g->limit.seconds / seconds);
-        (void)snprintf(ratio, sizeof ratio, isfinite(x) ? " %7.2fx" : "", x);
+        if (isfinite(x))
+            (void)snprintf(ratio, sizeof ratio, " %7.2fx", x);
         (void)snprintf(rest, sizeof rest, " %7.1f %s %-6s%s", (double)g->size.packed_bytes / seconds * 1e-9, limit,
                        g->limit.by, ratio);
         print_line(qs_precision_name((qs_precision)i), g->setup->level[0].name, seconds, rest);

@@ -132,6 +132,50 @@ class Step(Bench):
         self.refused(64, "--dim", "bench", "--step", "--dim", "40")
 
 
+class Generate(Bench):
+    MODEL = ("--generate", "--layers", "2", "--dim", "64", "--heads", "2", "--kv-heads", "1", "--ffn", "96", "--ctx", "16")
+
+    def test_classes(self):
+        told = self.bench(*self.MODEL)
+        written = told["generate"]
+        self.assertEqual(told["rows"], [])
+        self.assertNotIn("step", told)
+        # per block q and o 64 x 64, k and v 32 x 64, gate and up 96 x 64, down 64 x 96; a scale of 2 bytes per output
+        weights = 2 * (2 * 64 * 64 + 2 * 32 * 64 + 3 * 96 * 64)
+        outputs = 2 * (2 * 64 + 2 * 32 + 2 * 96 + 64)
+        self.assertEqual((written["weights"], written["packed_bytes"]), (weights, weights // 8 + 2 * outputs))
+        self.assertEqual((written["layers"], written["dim"], written["ffn"], written["kv_heads"]), (2, 64, 96, 1))
+        self.assertEqual([c["class"] for c in written["classes"]], CLASSES)
+        for one in written["classes"]:
+            self.assertGreater(one["runs"], 16)   # more than the context holds
+            self.assertLessEqual(one["p10"], one["seconds"])
+            self.assertTrue(math.isclose(one["tokens_per_second"], 1 / one["seconds"]))
+            self.assertTrue(math.isclose(one["bytes_per_second"], written["packed_bytes"] / one["seconds"]))
+            self.assertTrue(math.isclose(one["limit_share"], one["limit_seconds"] / one["seconds"]))
+            self.assertIn(one["limited_by"], ("L2", "L3", "memory"))
+            self.assertIsNone(one["against_peer"])
+        self.assertEqual(written["peers"], [])
+
+    def test_text(self):
+        text = self.ok("bench", *QUICK, *self.MODEL, "--precision", "int8").stdout.decode()
+        for word in ("generation: 2 layers", "tokens/s", "int8"):
+            self.assertIn(word, text)
+        for word in ("bf16", "training step", "x peer", "nan"):
+            self.assertNotIn(word, text)
+
+    def test_peers(self):
+        peers = ",".join(str(peer(kind)) for kind in ("plain", "refuses", "fails"))
+        told = self.json("bench", *QUICK, *self.MODEL, "--precision", "f32", "--peer", peers)["generate"]
+        self.assertEqual([(p["name"], p["class"]) for p in told["peers"]], [("plain", "f32")])
+        (one,) = told["classes"]
+        self.assertTrue(math.isclose(one["against_peer"], told["peers"][0]["seconds"] / one["seconds"]))
+        text = self.ok("bench", *QUICK, *self.MODEL, "--peer", peer("plain")).stdout.decode()
+        self.assertRegex(text, r"plain .* products alone")
+
+    def test_refused(self):
+        self.refused(64, "--ffn", "bench", "--generate", "--ffn", "40")
+
+
 class Compare(Bench):
     ONE = ("--precision", "f32", *SHAPE)
 
@@ -164,6 +208,15 @@ class Compare(Bench):
         old["step"]["classes"][0].update(seconds=1e3, p10=1e3, p90=1e3)
         now = self.bench(*model, "--compare", self.save(old))["comparison"]
         self.assertEqual([(r["product"], r["verdict"]) for r in now["rows"]], [("training step", "faster")])
+
+    def test_generate(self):
+        model = (*Generate.MODEL, "--precision", "f32")
+        old = self.bench(*model)
+        old["generate"]["classes"][0].update(seconds=1e3, p10=1e3, p90=1e3)
+        now = self.bench(*model, "--compare", self.save(old))["comparison"]
+        self.assertEqual([(r["product"], r["verdict"]) for r in now["rows"]], [("generation", "faster")])
+        now = self.bench(*model, "--ctx", "8", "--compare", self.save(old))["comparison"]
+        self.assertEqual((now["rows"], now["unmatched"]), ([], 1))
 
     def test_other_machine(self):
         old = self.bench(*self.ONE)

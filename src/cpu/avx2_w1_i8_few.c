@@ -107,9 +107,9 @@ AVX2_INLINE void load_rows(__m256i to[16], const uint32_t *w, int64_t ldw, int64
                             load_row(w, ldw, i + 8, rows, words), load_row(w, ldw, i + 12, rows, words));
 }
 
-/* Lines that are fetched while the BLOCK_ROWS rows before them are multiplied: `bytes` of a row, of one row after the other. Evenly
- * spread and in this order weights come from memory as fast as they are multiplied; in the order of their use, a line of
- * each row in turn, at a third of that. */
+/* Lines that are fetched while the BLOCK_ROWS rows before them are multiplied: `bytes` of a row, of one row after the
+ * other. Evenly spread and in this order weights come from memory as fast as they are multiplied; in the order of their
+ * use, a line of each row in turn, at a third of that. */
 typedef struct ahead {
     const char *row;
     int64_t pitch, bytes, at;

@@ -109,10 +109,11 @@ int qsi_avx512_w1_few(float *y, int64_t ldy, const float *x, int64_t ldx, const 
                       int bf16, float *table)
 {
     static few_fn *const few_of[] = {NULL, few1, few2, few3, few4};
-    if ((m < 4 ? m : 4) * 16 * k > QSI_W1_SCRATCH)
+    const int64_t fit = k > 0 ? QSI_W1_SCRATCH / (16 * k) : 4, most = fit < 4 ? fit : 4;
+    if (most == 0)
         return 0;
     for (int64_t i = 0, rows; i < m; i += rows) {
-        const int64_t rounds = (m - i + 3) / 4;
+        const int64_t rounds = (m - i + most - 1) / most;
         rows = (m - i + rounds - 1) / rounds;
         few_of[rows](y + i * ldy, ldy, x + i * ldx, ldx, w, ldw, scale, addend ? addend + i * ldadd : NULL, ldadd, n, k,
                      bf16, table);

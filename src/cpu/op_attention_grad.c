@@ -28,8 +28,8 @@ static void probabilities(const attention_grad_job *job, const key_block *b, int
     const qsi_kernels *kernels = job->run->kernels;
     const qsi_slot *v = job->run->v;
     const int64_t d = job->head_dim, col = head * d, row = b->row + query;
-    kernels->f32_gemm(b->p, QSI_TILE, qsi_f32(&v[Q], row) + col, qsi_ld(&v[Q]), 1, b->keys, QSI_TILE, n, b->count, d, 0);
-    kernels->f32_gemm(b->ds, QSI_TILE, qsi_f32(&v[DOUT], row) + col, qsi_ld(&v[DOUT]), 1, b->values, QSI_TILE, n,
+    kernels->f32_gemm(b->p, QSI_TILE, qsi_f32(&v[Q], row) + col, qsi_ld(&v[Q]), 1, b->keys, QSI_KEY_STRIDE, n, b->count, d, 0);
+    kernels->f32_gemm(b->ds, QSI_TILE, qsi_f32(&v[DOUT], row) + col, qsi_ld(&v[DOUT]), 1, b->values, QSI_KEY_STRIDE, n,
                       b->count, d, 0);
     for (int64_t i = 0; i < n; i++) {
         const int64_t seen = qsi_min(b->count, query + i + 1 - b->key);
@@ -62,8 +62,8 @@ static void attention_grad_task(void *arg, int64_t task, int thread)
     const int64_t d = job->head_dim;
     char *at = qsi_own(job->run, thread);
     key_block b = {.row = task / job->groups * job->seq, .group = task % job->groups};
-    b.keys = qsi_carve(&at, qsi_floats(d * QSI_TILE));
-    b.values = qsi_carve(&at, qsi_floats(d * QSI_TILE));
+    b.keys = qsi_carve(&at, qsi_floats(d * QSI_KEY_STRIDE));
+    b.values = qsi_carve(&at, qsi_floats(d * QSI_KEY_STRIDE));
     b.p = qsi_carve(&at, qsi_floats(QSI_TILE * QSI_TILE));
     b.ds = qsi_carve(&at, qsi_floats(QSI_TILE * QSI_TILE));
     for (b.key = 0; b.key < job->seq; b.key += QSI_TILE) {
@@ -87,7 +87,7 @@ qs_status qsi_cpu_attention_grad(qsi_run *run)
     qsi_weigh(run, run->v[Q].rows * run->v[Q].cols * seq);
     job.heads = run->v[Q].cols / head_dim / job.groups;
     job.scale = qsi_attention_scale(head_dim);
-    QS_TRY(qsi_scratch_need(run, 0, 2 * qsi_floats(head_dim * QSI_TILE) + 2 * qsi_floats(QSI_TILE * QSI_TILE)));
+    QS_TRY(qsi_scratch_need(run, 0, 2 * qsi_floats(head_dim * QSI_KEY_STRIDE) + 2 * qsi_floats(QSI_TILE * QSI_TILE)));
     qsi_each(run, run->v[Q].rows / seq * job.groups, attention_grad_task, &job);
 fail:
     return status;

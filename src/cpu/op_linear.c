@@ -141,8 +141,9 @@ fail:
 /* ---- float weights ---------------------------------------------------------------------------------------------- */
 
 /* A task: STRIP columns of the product for up to STRIP_TOKENS tokens; depth in pieces that keep the strip in cache, the
- * chain of each output continuing in its accumulator from piece to piece. */
-enum { STRIP = 64, STRIP_TOKENS = 1024, STRIP_DEPTH = 512, GEMM_TOKENS = 128 };
+ * chain of each output continuing in its accumulator from piece to piece. Up to FEW_TOKENS tokens wait for the weights, so
+ * they are read first, as they lie. */
+enum { STRIP = 64, STRIP_TOKENS = 1024, STRIP_DEPTH = 512, GEMM_TOKENS = 128, FEW_TOKENS = 8 };
 
 /* y = sums + addend, one rounding, or the sums themselves. */
 static void store_tile(const qsi_run *run, const tile *t, const float *sums)
@@ -175,9 +176,12 @@ static void f32_forward_task(void *arg, int64_t task, int thread)
     const linear_job *job = arg;
     const tile t = grid_tile(&job->grid, task);
     float *sums = qsi_own(job->run, thread), *strip = sums + job->grid.tile_rows * STRIP;
+    const qsi_slot *w = &job->run->v[2];
     for (int64_t p = 0; p < job->depth; p += STRIP_DEPTH) {
         const int64_t depth = qsi_min(STRIP_DEPTH, job->depth - p);
-        qsi_transpose(strip, STRIP, qsi_f32(&job->run->v[2], t.col) + p, qsi_ld(&job->run->v[2]), t.cols, depth);
+        if (t.rows <= FEW_TOKENS)
+            qsi_read_ahead(qsi_f32(w, t.col) + p, w->stride, t.cols, depth * (int64_t)sizeof(float));
+        qsi_transpose(strip, STRIP, qsi_f32(w, t.col) + p, qsi_ld(w), t.cols, depth);
         strip_piece(job, &t, sums, strip, STRIP, p, depth);
     }
     store_tile(job->run, &t, sums);

@@ -1,5 +1,5 @@
-/* transpose.h - a matrix of floats transposed, 4 x 4 at a time in vectors that every processor has: element by element it
- * would take longer than the product with one token that follows. */
+/* transpose.h - what a product of few tokens with rows of floats waits for: reading the rows, and transposing them, 4 x 4 at
+ * a time in vectors that every processor has. Element by element that would take longer than the product. */
 #ifndef QSI_TRANSPOSE_H
 #define QSI_TRANSPOSE_H
 
@@ -32,18 +32,28 @@ static inline void qsi_transpose4x4(float *to, int64_t ldt, const float *from, i
     qsi_put4(to + 3 * ldt, __builtin_shufflevector(ab2, cd2, 2, 3, 6, 7));
 }
 
-/* to[j][i] = from[i][j], i < rows, j < cols. By 16 columns, a line of from, so that lines of to stay near. */
+/* to[j][i] = from[i][j], i < rows, j < cols. By so many columns that reading goes forward and lines of to stay near. */
 static inline void qsi_transpose(float *to, int64_t ldt, const float *from, int64_t ldf, int64_t rows, int64_t cols)
 {
-    enum { LINE = 16 };
+    enum { COLS = 128 };
     const int64_t whole_rows = rows - rows % 4, whole_cols = cols - cols % 4;
-    for (int64_t j0 = 0; j0 < whole_cols; j0 += LINE)
+    for (int64_t j0 = 0; j0 < whole_cols; j0 += COLS)
         for (int64_t i = 0; i < whole_rows; i += 4)
-            for (int64_t j = j0; j < j0 + LINE && j < whole_cols; j += 4)
+            for (int64_t j = j0; j < j0 + COLS && j < whole_cols; j += 4)
                 qsi_transpose4x4(to + j * ldt + i, ldt, from + i * ldf + j, ldf);
     for (int64_t i = 0; i < rows; i++)
         for (int64_t j = i < whole_rows ? whole_cols : 0; j < cols; j++)
             to[j * ldt + i] = from[i * ldf + j];
+}
+
+/* Reads the rows into the caches, bytes of each, one after the other: so they come from memory several times as fast as
+ * piece by piece, and hints to fetch them would be lost when there are many at once. */
+static inline void qsi_read_ahead(const void *rows, int64_t stride, int64_t count, int64_t bytes)
+{
+    enum { LINE = 64 };
+    for (int64_t i = 0; i < count; i++)
+        for (int64_t j = 0; j < bytes; j += LINE)
+            (void)((const volatile char *)rows)[i * stride + j];
 }
 
 #endif
