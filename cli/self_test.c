@@ -12,12 +12,14 @@
 static const double BOUND = 1e-3;
 enum { FEW_BITS = 2, DIFFERENCE_TEXT = 96 };
 
-/* Odd and ordinary: one row, less and more than a block of rows, than a chunk of tokens, than the lanes of any level. */
+/* Odd and ordinary: one row, less and more than a block of rows, than a chunk of tokens, than the lanes of any level, than the
+ * columns that any kernel takes at a time. */
 static const bench_shape SHAPES[] = {
     {.m = 1, .n = 33, .k = 64, .seq = 1, .heads = 2, .kv_heads = 1, .head_dim = 6},
     {.m = 5, .n = 96, .k = 32, .seq = 5, .heads = 3, .kv_heads = 3, .head_dim = 32},
-    {.m = 34, .n = 70, .k = 160, .seq = 17, .heads = 4, .kv_heads = 2, .head_dim = 16},
-    {.m = 260, .n = 256, .k = 96, .seq = 130, .heads = 2, .kv_heads = 1, .head_dim = 40},
+    {.m = 2, .n = 40, .k = 2080, .seq = 2, .heads = 2, .kv_heads = 1, .head_dim = 16},
+    {.m = 34, .n = 70, .k = 1024, .seq = 17, .heads = 4, .kv_heads = 2, .head_dim = 16},
+    {.m = 260, .n = 64, .k = 96, .seq = 130, .heads = 2, .kv_heads = 1, .head_dim = 40},
 };
 enum { SHAPE_COUNT = sizeof SHAPES / sizeof SHAPES[0] };
 
@@ -47,9 +49,10 @@ static double float_difference(const unsigned char *a, const unsigned char *b, i
         memcpy(&x, a + i, 4);
         memcpy(&y, b + i, 4);
         const double d = fabs((double)x - (double)y);
-        if (!(d <= greatest))   /* also where d is no number */
-            greatest = isnan(x) && isnan(y) ? greatest : d;
-        squares += (double)y * (double)y;
+        if (isnan(d) && !(isnan(x) && isnan(y)))
+            return INFINITY;
+        greatest = d > greatest ? d : greatest;
+        squares += isnan(y) ? 0.0 : (double)y * (double)y;
     }
     return greatest == 0.0 ? 0.0 : greatest / sqrt(squares / ((double)bytes / 4.0));
 }

@@ -18,6 +18,24 @@ static int quants(test_case *c, const char *name, int64_t n)
     return i;
 }
 
+/* The greatest sums there are: operand q is 127 or -127 by the place along the sum, the same for all tokens, and the weights
+ * agree with its signs, or disagree, everywhere. */
+static void greatest_sums(test_case *c, int q, int64_t ldq, int w, int64_t ldw, const product *p, int backward)
+{
+    const int64_t depth = backward ? p->n : p->k, alternate = draw_below(c, 3), against = draw_below(c, 2);
+    uint32_t *word = (uint32_t *)(void *)c->op[w].initial;
+    for (int64_t d = 0; d < depth; d++) {
+        const int64_t minus = alternate == 2 ? d * 7 / 3 % 2 : alternate;
+        for (int64_t t = 0; t < p->m; t++)
+            c->op[q].initial[t * ldq + d] = (uint8_t)(minus ? -127 : 127);
+        for (int64_t j = 0; j < (backward ? p->k / 32 : p->n); j++) {
+            uint32_t *at = backward ? word + d * ldw + j : word + j * ldw + d / 32;
+            const uint32_t bits = backward ? ~0u : 1u << (d % 32);
+            *at = (minus != 0) == (against != 0) ? *at | bits : *at & ~bits;
+        }
+    }
+}
+
 /* What quantizing t to q with scale s must satisfy: within half a step and a rounding of it. */
 static void near_quant(test_case *c, int64_t index, int8_t q, float s, double t)
 {
@@ -50,6 +68,14 @@ static void check_w1_i8(test_case *c, int backward)
             p.n = backward ? 1500 : 70;
             p.k = backward ? 64 : 1504;
         }
+        const int greatest = i % 8 == 3;
+        if (greatest) {
+            static const int64_t tokens[] = {1, 2, 3, 4, 5, 7, 9, 10, 12, 17, 33}, depths[] = {256, 480, 512, 992, 1504};
+            const int64_t deep = depths[draw_below(c, 5)];
+            p.m = tokens[draw_below(c, 11)];
+            p.n = backward ? deep : 1 + draw_below(c, 70);
+            p.k = backward ? 64 : deep;
+        }
         const int64_t out = backward ? p.k : p.n, depth = backward ? p.n : p.k;
         p.ld[0] = out + draw_below(c, 3);
         p.ld[1] = depth + draw_below(c, 3);
@@ -62,6 +88,8 @@ static void check_w1_i8(test_case *c, int backward)
         const int w = words(c, "w", READ, span(p.n, p.k / 32, p.ld[2])), scale = halves(c, "scale", p.n);
         const int scratch = operand_add(c, "scratch", SCRATCH, BITS, QSI_W1_SCRATCH);
         const int add = p.addend == 2 ? y : p.addend ? floats(c, "addend", READ, span(p.m, out, p.ld[3])) : -1;
+        if (greatest)
+            greatest_sums(c, q, p.ld[1], w, p.ld[2], &p, backward);
         if (backward)
             RUN(c, k->w1_i8_backward(F(c, y), p.ld[0], Q(c, q), p.ld[1], F(c, s), W(c, w), p.ld[2], F(c, add), p.ld[3], p.m,
                                      p.n, p.k, W(c, scratch)));
@@ -105,13 +133,17 @@ static void check_i8_features(test_case *c)
 static void check_i8_gradient(test_case *c)
 {
     for (int i = 0; i < 150; i++) {
-        const int64_t rows = draw_below(c, 70), cols = draw_below(c, 90), quads = draw_below(c, 10) == 0 ? 64 : draw_below(c, 12);
+        const int64_t rows = draw_below(c, 70), cols = draw_below(c, 90), quads = draw_below(c, 10) == 0 || i % 8 == 3 ? 64 : draw_below(c, 12);
         const int64_t ldg = cols + draw_below(c, 3), lda = rows + draw_below(c, 3), ldb = cols + draw_below(c, 3);
         begin(c, (enum style)(i % STYLES), "rows %d cols %d quads %d ld %d %d %d", (int)rows, (int)cols, (int)quads, (int)ldg,
               (int)lda, (int)ldb);
         const int g = floats(c, "g", UPDATE, span(rows, cols, ldg)), sa = floats(c, "sa", READ, rows);
         const int a = quants(c, "a", 4 * span(quads, rows, lda)), b = quants(c, "b", 4 * span(quads, cols, ldb));
         const int sb = floats(c, "sb", READ, cols), scratch = operand_add(c, "scratch", SCRATCH, BITS, QSI_GRADIENT_SCRATCH);
+        if (i % 8 == 3) {   /* the greatest sums there are */
+            memset(c->op[a].initial, 127, c->op[a].bytes);
+            memset(c->op[b].initial, i % 16 == 3 ? 127 : (uint8_t)-127, c->op[b].bytes);
+        }
         RUN(c, k->i8_gradient(F(c, g), ldg, Q(c, a), F(c, sa), lda, Q(c, b), F(c, sb), ldb, rows, cols, quads, W(c, scratch)));
         for (int64_t at = 0; c->style == MILD && at < rows * cols; at++) {
             const int64_t r = at / cols, j = at % cols;

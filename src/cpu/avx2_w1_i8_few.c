@@ -3,7 +3,7 @@
  * The bytes of 16 rows x 256 columns are transposed; a vector then holds one byte, two groups of 4 signs, of 16 rows in each
  * of its halves (columns 0..127 and 128..255), and vpshufb looks up 32 sums of a group at once. A sum of 4 values of int8 is
  * 32 high + low + 16 with high and low in -16..15: two lookups, added in bytes, which hold 8 groups. Sums go to 16 bits
- * after 8 groups and to 32 bits after 256 columns. Transposing is shared by all tokens. */
+ * after 8 groups and to 32 bits after 128 columns of each half: at most 128 * 127 + 32 * 16 below 0. Transposing is shared by all tokens. */
 #include "cpu/avx2.h"
 
 #if QSI_HAVE_AVX2
@@ -84,8 +84,9 @@ AVX2_INLINE void widen(__m256i *acc, const __m256i sums[2])
 {
     UNROLL8
     for (int i = 0; i < 2; i++) {
-        const __m128i both = _mm_add_epi16(_mm256_castsi256_si128(sums[i]), _mm256_extracti128_si256(sums[i], 1));
-        acc[i] = _mm256_add_epi32(acc[i], _mm256_cvtepi16_epi32(both));
+        const __m256i left = _mm256_cvtepi16_epi32(_mm256_castsi256_si128(sums[i]));
+        const __m256i right = _mm256_cvtepi16_epi32(_mm256_extracti128_si256(sums[i], 1));
+        acc[i] = _mm256_add_epi32(acc[i], _mm256_add_epi32(left, right));
     }
 }
 
