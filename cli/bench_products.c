@@ -131,7 +131,8 @@ static void compare_with_peers(const bench_turns *turns)
         for (int j = 0; j < turns->count && !own->peer; j++) {
             const bench_row *r = &turns->turn[j].row;
             const double ratio = r->times.median / own->times.median;
-            if (r->peer && r->times.runs > 0 && own->times.runs > 0 && strcmp(r->product, own->product) == 0 &&
+            const bool agrees = !(r->difference > BENCH_AGREEMENT);   /* cold runs are not compared */
+            if (r->peer && agrees && r->times.runs > 0 && own->times.runs > 0 && strcmp(r->product, own->product) == 0 &&
                 strcmp(r->weights, own->weights) == 0 && !(own->against_peer <= ratio))
                 own->against_peer = ratio;
         }

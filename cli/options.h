@@ -151,7 +151,7 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE } option_kind;
     X(PEER, "peer", 0, TEXT, 0, 0, BENCH, PLAIN, "Measurement", "FILE.so,...", NULL, \
       "foreign products to time beside ours, see qsbits/peer.h") \
     X(COMPARE, "compare", 0, TEXT, 0, 0, BENCH, PLAIN, "Measurement", "OLD.json", NULL, \
-      "show what became slower or faster since an earlier --json; exit code 1 if something became slower") \
+      "show what became slower or faster since an earlier --json; exit code 1 if slower") \
     X(SECONDS, "seconds", 0, REAL, 0.001, 3600, BENCH, PLAIN, "Measurement", "S", "0.3", "time to spend on each row") \
     X(SELF_TEST, "self-test", 0, FLAG, 0, 0, INFO, PLAIN, "Check", NULL, NULL, \
       "run every operation on the kernel level in use and on the scalar one and compare the results") \

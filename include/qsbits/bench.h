@@ -14,7 +14,7 @@ extern "C" {
     X(CLOCK,   "clock",   "Hz",   "additions that wait for each other, one a cycle") \
     X(FMA32,   "fma32",   "op/s", "fp32 multiply and add, 2 operations a lane") \
     X(TABLE32, "table32", "op/s", "fp32 sums of 4 activations, looked up and added: 8 operations a lane") \
-    X(TABLE16, "table16", "op/s", "int16 sums of 4 activations, looked up and added: 8 operations a lane") \
+    X(TABLE16, "table16", "op/s", "int16 sums of 5 activations, looked up and added: 10 operations a lane") \
     X(DOT8,    "dot8",    "op/s", "products of int8, added: 2 operations each") \
     X(DOT16,   "dot16",   "op/s", "products of bf16, added in fp32: 2 operations each; 0 where no instruction does it") \
     X(READ,    "read",    "B/s",  "bytes loaded, one after the other, again and again")

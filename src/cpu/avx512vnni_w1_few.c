@@ -15,7 +15,7 @@ enum {
     BLOCK = 512  /* weights of a register */
 };
 
-_Static_assert(FEW << 17 <= QSI_W1_SCRATCH, "k is below 2^17");
+_Static_assert(FEW << 17 <= QSI_W1_SCRATCH, "k is at most 2^17");
 
 /* The operands of one call for T <= FEW tokens. parts[bit % 4][block][bit / 4][token][64]: q[512 block + 8 j + bit],
  * j < 64. */

@@ -91,7 +91,7 @@ AVX2 static void read_burst(const float *memory, int64_t rounds)
 const qsi_burst qsi_bursts_avx2[] = {
     {QS_PEAK_FMA32, 2 * 8 * PEAK_CHAIN_COUNT, fma_burst},
     {QS_PEAK_TABLE32, 8 * 8 * PEAK_CHAIN_COUNT, table32_burst},
-    {QS_PEAK_TABLE16, 8 * 16 * PEAK_CHAIN_COUNT, table16_burst},
+    {QS_PEAK_TABLE16, 10 * 16 * PEAK_CHAIN_COUNT, table16_burst},
     {QS_PEAK_DOT8, 2 * 32 * PEAK_CHAIN_COUNT, dot8_burst},
     {QS_PEAK_READ, 256, read_burst},
     {QS_PEAKS, 0, NULL},

@@ -103,7 +103,7 @@ static void read_burst(const float *memory, int64_t rounds)
 const qsi_burst qsi_bursts_neon[] = {
     {QS_PEAK_FMA32, 2 * 4 * CHAINS, fma_burst},
     {QS_PEAK_TABLE32, 8 * 4 * CHAINS, table32_burst},
-    {QS_PEAK_TABLE16, 8 * 8 * CHAINS, table16_burst},
+    {QS_PEAK_TABLE16, 10 * 8 * CHAINS, table16_burst},
     {QS_PEAK_DOT8, 2 * 8 * CHAINS, dot8_burst},
     {QS_PEAK_READ, 128, read_burst},
     {QS_PEAKS, 0, NULL},

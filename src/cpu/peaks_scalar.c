@@ -95,7 +95,7 @@ const qsi_burst qsi_bursts_scalar[] = {
     {QS_PEAK_CLOCK, PEAK_CHAIN_COUNT, clock_burst},
     {QS_PEAK_FMA32, 2 * PEAK_CHAIN_COUNT, fma_burst},
     {QS_PEAK_TABLE32, 8 * PEAK_CHAIN_COUNT, table32_burst},
-    {QS_PEAK_TABLE16, 8 * PEAK_CHAIN_COUNT, table16_burst},
+    {QS_PEAK_TABLE16, 10 * PEAK_CHAIN_COUNT, table16_burst},
     {QS_PEAK_DOT8, 2 * PEAK_CHAIN_COUNT, dot8_burst},
     {QS_PEAK_READ, 64, read_burst},
     {QS_PEAKS, 0, NULL},
