@@ -147,8 +147,8 @@ const float *qsi_tree_finish(qsi_tree *tree);
 
 /* ---- weight gradients tile by tile (op_gradient.c) -------------------------------------------------------------- */
 
-/* Sums over tokens of dy[m,n] x[m,k] for QSI_GRAD_ROWS rows n by QSI_GRAD_COLS columns k. */
-enum { QSI_GRAD_ROWS = 64, QSI_GRAD_COLS = 256 };
+/* Sums over tokens of dy[m,n] x[m,k] for up to QSI_GRAD_ROWS rows n by QSI_GRAD_COLS columns k. */
+enum { QSI_GRAD_ROWS = 128, QSI_GRAD_COLS = 256 };
 _Static_assert(QSI_GRAD_ROWS % QS_ROW_BLOCK == 0 && QSI_GRAD_COLS % 32 == 0, "tiles are whole row blocks and words");
 
 /* dy or x of all tokens; int8 and bf16: converted, chunk by chunk, [chunks][256 tokens x features], int8 with [chunks, features]
@@ -175,7 +175,8 @@ qsi_grad qsi_grad_start(const qsi_run *run, qs_precision precision, const qsi_sl
 /* The tile at (row, col): [rows, cols], tightly packed, in scratch. */
 const float *qsi_grad_tile(const qsi_grad *grad, int64_t row, int64_t rows, int64_t col, int64_t cols, char *scratch);
 
-/* Rows per task: QSI_GRAD_ROWS, or one row block where that would leave threads without work. */
-int64_t qsi_grad_group(int64_t rows, int threads);
+/* Rows per task: QSI_GRAD_ROWS in fp32, whose kernel packs x anew for every task, half of them else; one row block where that
+ * would leave threads without work. */
+int64_t qsi_grad_group(qs_precision precision, int64_t rows, int threads);
 
 #endif

@@ -1,6 +1,6 @@
 /* op_fsm.c - FSM_VISIT, the one visit of a matrix in a step, and FSM_RULE.
  *
- * A task owns whole rows (one or two row blocks) and walks them in column tiles: the tile's gradient sums are in the core's
+ * A task owns whole rows (up to four row blocks) and walks them in column tiles: the tile's gradient sums are in the core's
  * own cache when they are measured, thresholded and fed to the rule. What continues from tile to tile are the 16 stripes
  * of r and dmaster per row; what leaves a task besides results are the column sums of its row blocks, [blocks, K], whose
  * chunk tree is the column statistic. Nothing else grows with the matrix. */
@@ -255,9 +255,9 @@ qs_status qsi_cpu_fsm_visit(qsi_run *run)
     qs_status status = QS_OK;
     const int64_t rows = run->v[W].rows, cols = run->v[W].cols, blocks = qsi_ceil_div(rows, QS_ROW_BLOCK);
     qsi_weigh(run, rows * cols * (16 + run->v[DY].rows));
-    const int64_t group = qsi_grad_group(rows, run->threads), tasks = qsi_ceil_div(rows, group);
-    const int64_t moves = qsi_round_up(tasks * (int64_t)sizeof(qsi_moves), 64);
     const qs_precision precision = (qs_precision)run->op->i[7];
+    const int64_t group = qsi_grad_group(precision, rows, run->threads), tasks = qsi_ceil_div(rows, group);
+    const int64_t moves = qsi_round_up(tasks * (int64_t)sizeof(qsi_moves), 64);
     const bool dense = run->v[DGRAD].p != NULL;
     const int64_t tile = (int64_t)sizeof(desk) + 64 + (dense ? 0 : qsi_grad_scratch(precision, run->v[DY].rows));
     const int64_t operands = dense ? 0 : qsi_grad_shared(precision, &run->v[DY], &run->v[X]);

@@ -16,9 +16,10 @@ int64_t qsi_grad_scratch(qs_precision precision, int64_t tokens)
     return slots + (precision == QS_PRECISION_F32 ? qsi_floats(QSI_GRAD_ROWS * TOKENS) : QSI_GRADIENT_SCRATCH);
 }
 
-int64_t qsi_grad_group(int64_t rows, int threads)
+int64_t qsi_grad_group(qs_precision precision, int64_t rows, int threads)
 {
-    return threads > 1 && qsi_ceil_div(rows, QSI_GRAD_ROWS) < 2 * (int64_t)threads ? QS_ROW_BLOCK : QSI_GRAD_ROWS;
+    const int64_t group = precision == QS_PRECISION_F32 ? QSI_GRAD_ROWS : QSI_GRAD_ROWS / 2;
+    return threads > 1 && qsi_ceil_div(rows, group) < 2 * (int64_t)threads ? QS_ROW_BLOCK : group;
 }
 
 /* ---- operands --------------------------------------------------------------------------------------------------- */
@@ -159,7 +160,8 @@ qs_status qsi_cpu_linear_dw(qsi_run *run)
     const qs_precision precision = (qs_precision)run->op->i[7];
     const qsi_slot *dw = &run->v[0], *dy = &run->v[1], *x = &run->v[2];
     qsi_weigh(run, dw->rows * dw->cols * dy->rows);
-    dw_job job = {.run = run, .group = qsi_grad_group(dw->rows, run->threads), .across = qsi_ceil_div(dw->cols, QSI_GRAD_COLS)};
+    dw_job job = {.run = run, .across = qsi_ceil_div(dw->cols, QSI_GRAD_COLS)};
+    job.group = qsi_grad_group(precision, dw->rows, run->threads);
     QS_TRY(qsi_scratch_need(run, qsi_grad_shared(precision, dy, x), qsi_grad_scratch(precision, dy->rows)));
     job.grad = qsi_grad_start(run, precision, dy, x, qsi_shared(run));
     qsi_each(run, qsi_ceil_div(dw->rows, job.group) * job.across, dw_task, &job);
