@@ -133,7 +133,8 @@ static void check_i8_features(test_case *c)
 static void check_i8_gradient(test_case *c)
 {
     for (int i = 0; i < 150; i++) {
-        const int64_t rows = draw_below(c, 70), cols = draw_below(c, 90), quads = draw_below(c, 10) == 0 || i % 8 == 3 ? 64 : draw_below(c, 12);
+        const int64_t rows = draw_below(c, 70), cols = draw_below(c, 90);
+        const int64_t quads = draw_below(c, 10) == 0 || i % 8 == 3 ? 64 : draw_below(c, 12);
         const int64_t ldg = cols + draw_below(c, 3), lda = rows + draw_below(c, 3), ldb = cols + draw_below(c, 3);
         begin(c, (enum style)(i % STYLES), "rows %d cols %d quads %d ld %d %d %d", (int)rows, (int)cols, (int)quads, (int)ldg,
               (int)lda, (int)ldb);

@@ -3,7 +3,8 @@
  * The bytes of 16 rows x 256 columns are transposed; a vector then holds one byte, two groups of 4 signs, of 16 rows in each
  * of its halves (columns 0..127 and 128..255), and vpshufb looks up 32 sums of a group at once. A sum of 4 values of int8 is
  * 32 high + low + 16 with high and low in -16..15: two lookups, added in bytes, which hold 8 groups. Sums go to 16 bits
- * after 8 groups and to 32 bits after 128 columns of each half: at most 128 * 127 + 32 * 16 below 0. Transposing is shared by all tokens. */
+ * after 8 groups and to 32 bits after 128 columns of each half: at most 128 * 127 + 32 * 16 below 0. Transposing is
+ * shared by all tokens. */
 #include "cpu/avx2.h"
 
 #if QSI_HAVE_AVX2
