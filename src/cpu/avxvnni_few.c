@@ -97,7 +97,7 @@ AVXVNNI static void sums21(int32_t sums[2][2], const uint32_t *w, int64_t ldw, i
     set_sums(2, 1, sums, w, ldw, k, parts);
 }
 
-/* to[8 outputs] for up to 8 of them. */
+/* y[8 outputs] for up to 8 of them. */
 AVXVNNI_INLINE void finish(float *y, const int32_t *sums, int32_t total, float s, const uint16_t *scale, const float *addend,
                            int64_t left)
 {

@@ -115,7 +115,6 @@ I8MM static void tile8(int32_t *sums, const int8_t *panel, int64_t tokens, const
     tile(4, sums, panel, tokens, w);
 }
 
-
 static int64_t padded(int64_t rows) { return rows <= 2 ? 2 : rows <= 4 ? 4 : (rows + 7) / 8 * 8; }
 
 static void products(int32_t *sums, const int8_t *panel, int64_t tokens, const bits *w)
