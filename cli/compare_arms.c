@@ -47,6 +47,8 @@ static int parse_precision(arm *a, const char *text, size_t length)
     if (precision < 0)
         return fail_word("precision", text, length);
     a->precision = (qs_precision)precision;
+    if (a->optimizer == QS_OPTIMIZER_ADAMW && a->precision != QS_PRECISION_F32)
+        return fail_usage(NAME, "--arms: adamw trains fp32 matrices in f32, not in %.*s; %s", (int)length, text, HOW);
     return 0;
 }
 

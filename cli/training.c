@@ -139,8 +139,7 @@ static int resume(training *t)
         return fail_library(NAME, status, NULL);
     status = qs_trainer_load(t->trainer, t->checkpoint);
     if (status != QS_OK)
-        return fail_library(NAME, status,
-                            status == QS_ERR_ARG ? "use the settings and the text of the run, or another --out" : NULL);
+        return fail_library(NAME, status, NULL);
     t->first_step = qs_trainer_position(t->trainer);
     t->saved_step = t->first_step;
     return 0;

@@ -237,7 +237,7 @@ static void test_dw_classes(void **state)
     close_world(&w);
 }
 
-/* bf16 operands that bf16 holds exactly change nothing. */
+/* bf16 operands that bf16 holds exactly change nothing; others are rounded. */
 static void test_bf16_products(void **state)
 {
     (void)state;
@@ -253,6 +253,13 @@ static void test_bf16_products(void **state)
     const float *a = get(&w, y), *b = get(&w, z);
     for (int64_t i = 0; i < M * N; i++)
         assert_true(fabsf(a[i] - b[i]) <= 1e-4f * (1 + fabsf(a[i])));
+    for (int64_t i = 0; i < M * K; i++)
+        x[i] *= 1 + 0x1p-12f;   /* lost in 8 bits */
+    ok(qs_write(w.queue, vx, x));
+    submit(&w, qs_op_with(qs_op_linear(y, vx, vw, vs, qs_absent()), QS_PRECISION_BF16));
+    const float *c = get(&w, y);
+    for (int64_t i = 0; i < M * N; i++)
+        assert_true(fabsf(c[i] - b[i]) <= 1e-4f * (1 + fabsf(b[i])));
     close_world(&w);
 }
 

@@ -54,7 +54,7 @@ typedef enum qs_op_code {
     QS_OPS
 } qs_op_code;
 
-enum { QS_OP_VERSION = 1, QS_OP_VIEWS = 16, QS_TOKEN_CHUNK = 256, QS_ROW_BLOCK = 32 };
+enum { QS_OP_VERSION = 2, QS_OP_VIEWS = 16, QS_TOKEN_CHUNK = 256, QS_ROW_BLOCK = 32 };
 
 enum qs_op_flags {
     QS_FLAG_INVERSE = 1,   /* ROPE: rotate backwards (the gradient) */

@@ -66,6 +66,11 @@ void qsi_avx2_w1_i8_few(float *y, int64_t ldy, const int8_t *q, int64_t ldq, con
                         const uint16_t *scale, const float *addend, int64_t ldadd, int64_t m, int64_t n, int64_t k,
                         void *scratch);
 
+/* w1_i8_forward (avx2_w1_i8.c), for levels that have a way of their own for few tokens only. */
+void qsi_avx2_w1_i8_forward(float *y, int64_t ldy, const int8_t *q, int64_t ldq, const float *s, const uint32_t *w,
+                            int64_t ldw, const uint16_t *scale, const float *addend, int64_t ldadd, int64_t m, int64_t n,
+                            int64_t k, void *scratch);
+
 /* qsi_expf in 8 lanes, the same operations in the same order. NaN stays NaN by itself: it converts to 2^31, of which the
  * shift leaves nothing to add to the exponent. */
 AVX2_INLINE __m256 qsi_exp8(__m256 x)
@@ -111,6 +116,9 @@ AVX2_INLINE __m256 qsi_load8(const float *p, int64_t left)
 {
     return left >= 8 ? _mm256_loadu_ps(p) : _mm256_maskload_ps(p, qsi_mask8(left));
 }
+
+/* The first `left` of 8 words, 0 beyond. */
+AVX2_INLINE __m256i qsi_words8(const void *p, int64_t left) { return _mm256_castps_si256(qsi_load8(p, left)); }
 
 AVX2_INLINE void qsi_store8(float *p, __m256 x, int64_t left)
 {

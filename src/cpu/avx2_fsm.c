@@ -38,11 +38,6 @@ AVX2 static void fsm_pulses(const float *G, int64_t k, float alpha, float thresh
     _mm256_storeu_ps(dot + 8, dots[1]);
 }
 
-AVX2_INLINE __m256i load_words(const uint32_t *p, int64_t left)
-{
-    return left >= 8 ? _mm256_loadu_si256((const __m256i *)p) : _mm256_maskload_epi32((const int *)p, qsi_mask8(left));
-}
-
 AVX2_INLINE void store_words(uint32_t *p, __m256i x, int64_t left)
 {
     if (left >= 8)
@@ -65,11 +60,11 @@ AVX2_INLINE int64_t chain(const int planes, uint32_t *w, uint32_t *state, int64_
     int64_t flips = 0;
     for (int64_t i = 0; i < n; i += 8) {
         const int64_t left = n - i;
-        const __m256i weight = load_words(w + i, left), rise = load_words(up + i, left), fall = load_words(down + i, left);
+        const __m256i weight = qsi_words8(w + i, left), rise = qsi_words8(up + i, left), fall = qsi_words8(down + i, left);
         __m256i plane[4], deepest = _mm256_set1_epi32(-1), some = _mm256_setzero_si256();
         UNROLL8
         for (int p = 0; p < planes; p++) {
-            plane[p] = load_words(state + p * ld + i, left);
+            plane[p] = qsi_words8(state + p * ld + i, left);
             deepest = _mm256_and_si256(deepest, plane[p]);
             some = _mm256_or_si256(some, plane[p]);
         }
@@ -77,7 +72,7 @@ AVX2_INLINE int64_t chain(const int planes, uint32_t *w, uint32_t *state, int64_
         __m256i against = _mm256_or_si256(_mm256_and_si256(fall, weight), _mm256_andnot_si256(weight, rise));
         support = _mm256_andnot_si256(deepest, support);
         if (escape != NULL)
-            against = _mm256_andnot_si256(_mm256_andnot_si256(load_words(escape + i, left), deepest), against);
+            against = _mm256_andnot_si256(_mm256_andnot_si256(qsi_words8(escape + i, left), deepest), against);
         const __m256i flip = _mm256_andnot_si256(some, against);
         __m256i carry = support, borrow = _mm256_and_si256(against, some);
         UNROLL8

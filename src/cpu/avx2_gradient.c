@@ -18,8 +18,6 @@ enum {
 _Static_assert((TOKENS * STRIDE + TOKENS * WIDTH) * sizeof(float) <= QSI_GRADIENT_SCRATCH,
                "QSI_GRADIENT_SCRATCH is too small");
 
-AVX2_INLINE __m256i load_words(const void *from, int64_t left) { return _mm256_castps_si256(qsi_load8(from, left)); }
-
 /* ---- int8 ------------------------------------------------------------------------------------------------------- */
 
 /* to[2 quads][stride] = int16 pairs of `count` features, 0 up to the next multiple of 8. */
@@ -27,7 +25,7 @@ AVX2 static void expand_quads(int32_t *to, int64_t stride, const int8_t *from, i
 {
     for (int64_t p = 0; p < quads; p++)
         for (int64_t j = 0; j < count; j += 8) {
-            const __m256i x = load_words(from + (p * ld + j) * 4, count - j);
+            const __m256i x = qsi_words8(from + (p * ld + j) * 4, count - j);
             int32_t *out = to + 2 * p * stride + j;
             _mm256_store_si256((__m256i *)(void *)out, _mm256_srai_epi16(x, 8));
             _mm256_store_si256((__m256i *)(void *)(out + stride), _mm256_srai_epi16(_mm256_slli_epi16(x, 8), 8));
@@ -104,7 +102,7 @@ AVX2 static void expand_pairs(float *to, int64_t stride, const uint16_t *from, i
 {
     for (int64_t p = 0; p < pairs; p++)
         for (int64_t j = 0; j < count; j += 8) {
-            const __m256i x = load_words(from + (p * ld + j) * 2, count - j);
+            const __m256i x = qsi_words8(from + (p * ld + j) * 2, count - j);
             float *out = to + 2 * p * stride + j;
             _mm256_store_ps(out, _mm256_castsi256_ps(_mm256_slli_epi32(x, 16)));
             _mm256_store_ps(out + stride, _mm256_castsi256_ps(_mm256_and_si256(x, _mm256_set1_epi32(-65536))));

@@ -172,9 +172,9 @@ AVX2 static void finish(float *y, int64_t ldy, const __m256i *acc, const float *
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-static void w1_i8_forward(float *y, int64_t ldy, const int8_t *q, int64_t ldq, const float *s, const uint32_t *w,
-                          int64_t ldw, const uint16_t *scale, const float *addend, int64_t ldadd, int64_t m, int64_t n,
-                          int64_t k, void *scratch)
+void qsi_avx2_w1_i8_forward(float *y, int64_t ldy, const int8_t *q, int64_t ldq, const float *s, const uint32_t *w,
+                            int64_t ldw, const uint16_t *scale, const float *addend, int64_t ldadd, int64_t m, int64_t n,
+                            int64_t k, void *scratch)
 {
     __m256i *const table = scratch, *const acc = table + TABLE_BYTES / 32;
     for (int64_t i = 0; i < m; i += TOKENS) {
@@ -231,7 +231,7 @@ static void w1_i8_backward(float *dx, int64_t lddx, const int8_t *q, int64_t ldq
 
 void qsi_avx2_w1_i8(qsi_kernels *table)
 {
-    table->w1_i8_forward = w1_i8_forward;
+    table->w1_i8_forward = qsi_avx2_w1_i8_forward;
     table->w1_i8_backward = w1_i8_backward;
 }
 

@@ -196,8 +196,6 @@ typedef struct product {
     int64_t tokens, outputs, depth;
 } product;
 
-static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
 /* Parts of at most `most`, as even as can be: the size of the first one. */
 static int64_t part_of(int64_t n, int64_t most)
 {
@@ -245,7 +243,7 @@ static void rectangle(const product *a, char *scratch, int64_t token, int64_t to
     if (a->depth == 0)
         memset(sums, 0, (size_t)(tokens * stride) * sizeof *sums);
     for (int64_t d = 0; d < a->depth; d += DEPTH) {
-        p.depth = least(DEPTH, a->depth - d);
+        p.depth = qsi_i8_least(DEPTH, a->depth - d);
         p.fresh = d == 0;
         place_groups(&p, a->scale == NULL);
         if (a->scale)
@@ -266,11 +264,11 @@ static void rectangle(const product *a, char *scratch, int64_t token, int64_t to
 static void run(const product *a, void *scratch)
 {
     const int64_t outputs = (part_of(a->outputs, OUTPUTS) + STRIP - 1) / STRIP * STRIP;
-    const int64_t most = least(TOKENS, SUM_BYTES / 4 / (outputs + !outputs));
+    const int64_t most = qsi_i8_least(TOKENS, SUM_BYTES / 4 / (outputs + !outputs));
     for (int64_t i = 0, tokens; i < a->tokens; i += tokens) {
         tokens = part_of(a->tokens - i, most);
         for (int64_t o = 0; o < a->outputs; o += outputs)
-            rectangle(a, scratch, i, tokens, o, least(outputs, a->outputs - o));
+            rectangle(a, scratch, i, tokens, o, qsi_i8_least(outputs, a->outputs - o));
     }
 }
 

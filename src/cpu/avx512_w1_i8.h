@@ -16,6 +16,8 @@ enum {
     QSI_I8_STRIP = QSI_I8_BLOCKS * QSI_I8_LANES
 };
 
+static inline int64_t qsi_i8_least(int64_t a, int64_t b) { return a < b ? a : b; }
+
 /* codes[count / 128 rounded up][96][128] of count rows of `words` words, at most one piece. Of 16 columns 0 .. 4, 5 .. 9 and
  * 10 .. 14 are groups; the 16th columns of 5 half-words, or of those left, are a group after these. Of a code the low 5
  * bits count; those of absent outputs are undefined. */

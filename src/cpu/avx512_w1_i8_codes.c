@@ -101,12 +101,10 @@ AVX512_INLINE void strip_of_columns(uint16_t *codes, const uint32_t *w, int64_t 
     }
 }
 
-static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
 void qsi_avx512_w1_i8_rows(uint16_t *codes, const uint32_t *w, int64_t ldw, int64_t count, int64_t words)
 {
     for (int64_t i = 0; i < count; i += LANES)
-        block_of_rows(codes + i / STRIP * STRIP * QSI_I8_GROUPS + i % STRIP, w + i * ldw, ldw, least(LANES, count - i),
+        block_of_rows(codes + i / STRIP * STRIP * QSI_I8_GROUPS + i % STRIP, w + i * ldw, ldw, qsi_i8_least(LANES, count - i),
                       words);
 }
 

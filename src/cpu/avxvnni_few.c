@@ -53,12 +53,6 @@ AVXVNNI_INLINE int32_t order_token(int8_t *parts, int64_t t, int64_t T, const in
     lane_sum(_mm256_add_epi32(_mm256_add_epi32(s##0, _mm256_srai_epi32(s##1, 1)), \
                               _mm256_add_epi32(_mm256_srai_epi32(s##2, 2), _mm256_srai_epi32(s##3, 3))))
 
-AVXVNNI_INLINE __m256i load_words(const uint32_t *p, int64_t left)
-{
-    return left >= 8 ? _mm256_loadu_si256((const __m256i *)(const void *)p)
-                     : _mm256_maskload_epi32((const int *)p, qsi_mask8(left));
-}
-
 /* sums[token][row]: over the set bits of R rows, T tokens (R T <= 2). */
 AVXVNNI_INLINE void set_sums(const int T, const int R, int32_t sums[2][2], const uint32_t *w, int64_t ldw, int64_t k,
                              const int8_t *parts)
@@ -67,7 +61,7 @@ AVXVNNI_INLINE void set_sums(const int T, const int R, int32_t sums[2][2], const
     __m256i s010 = s000, s011 = s000, s012 = s000, s013 = s000, s100 = s000, s101 = s000, s102 = s000, s103 = s000;
     const __m256i *part = (const __m256i *)(const void *)parts;
     for (int64_t j = 0; j < k / 32; j += 8) {
-        __m256i v0 = load_words(w + j, k / 32 - j), v1 = R > 1 ? load_words(w + ldw + j, k / 32 - j) : v0;
+        __m256i v0 = qsi_words8(w + j, k / 32 - j), v1 = R > 1 ? qsi_words8(w + ldw + j, k / 32 - j) : v0;
         BIT(0); BIT(1); BIT(2); BIT(3);
         part += 4 * T;
         v0 = _mm256_srli_epi16(v0, 4);
@@ -143,9 +137,7 @@ static void w1_i8_forward(float *y, int64_t ldy, const int8_t *q, int64_t ldq, c
                           int64_t k, void *scratch)
 {
     if (m > FEW || 2 * (k + BLOCK) > QSI_W1_SCRATCH) {
-        qsi_kernels base;
-        qsi_kernels_avx2(&base);
-        base.w1_i8_forward(y, ldy, q, ldq, s, w, ldw, scale, addend, ldadd, m, n, k, scratch);
+        qsi_avx2_w1_i8_forward(y, ldy, q, ldq, s, w, ldw, scale, addend, ldadd, m, n, k, scratch);
         return;
     }
     for (int64_t i = 0; i < m; i += 2)

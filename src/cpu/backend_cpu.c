@@ -124,9 +124,10 @@ static qs_status cpu_alloc(qs_device *device, uint64_t bytes, void **out)
 {
     qs_status status = QS_OK;
     void *memory = NULL;
-    if (bytes > (uint64_t)INT64_MAX || bytes > qsi_memory_total())
+    const uint64_t total = qsi_memory_total();   /* 0: unknown */
+    if (bytes > (uint64_t)INT64_MAX || (total && bytes > total))
         CPU_FAIL(device->host, QS_ERR_NOMEM, "cannot allocate %llu bytes, this machine has %llu", (unsigned long long)bytes,
-                 (unsigned long long)qsi_memory_total());
+                 (unsigned long long)total);
     memory = qsi_pages_alloc(qsi_max(1, (int64_t)bytes));
     if (!memory)
         CPU_FAIL(device->host, QS_ERR_NOMEM, "cannot allocate %llu bytes", (unsigned long long)bytes);

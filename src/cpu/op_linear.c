@@ -126,7 +126,8 @@ static qs_status run_w1(qsi_run *run, qsi_task_fn *fn, qsi_task_fn *i8_fn)
     const bool i8 = run->op->i[7] == QS_PRECISION_INT8;
     const int64_t rows = run->v[0].rows, cols = run->v[0].cols, depth = run->v[1].cols;
     qsi_weigh(run, rows * cols * depth / (i8 ? 8 : 4));   /* tables: 4 in one addition, of twice as many lanes */
-    linear_job job = {run, w1_grid(rows, cols, i8 ? I8_TOKENS : TOKENS, run->threads), depth, qsi_grain(depth), NULL, NULL};
+    linear_job job = {.run = run, .grid = w1_grid(rows, cols, i8 ? I8_TOKENS : TOKENS, run->threads), .depth = depth,
+                      .group = qsi_grain(depth)};
     QS_TRY(qsi_scratch_need(run, i8 ? qsi_floats(rows) + rows * depth : 0, QSI_W1_SCRATCH));
     if (i8) {
         job.s = qsi_shared(run);
@@ -206,7 +207,8 @@ static qs_status run_f32(qsi_run *run, qsi_task_fn *fn)
     const int64_t rows = run->v[0].rows, cols = run->v[0].cols, strips = qsi_ceil_div(cols, STRIP);
     const int64_t blocks = qsi_max(1, qsi_ceil_div(2 * (int64_t)run->threads, strips));
     const int64_t tokens = run->threads > 1 ? qsi_max(GEMM_TOKENS, qsi_ceil_div(rows, blocks)) : rows;
-    linear_job job = {run, {rows, cols, qsi_min(qsi_min(tokens, rows), STRIP_TOKENS), STRIP, strips}, run->v[1].cols, 0, NULL, NULL};
+    linear_job job = {.run = run, .grid = {rows, cols, qsi_min(qsi_min(tokens, rows), STRIP_TOKENS), STRIP, strips},
+                      .depth = run->v[1].cols};
     QS_TRY(qsi_scratch_need(run, 0, qsi_floats((job.grid.tile_rows + STRIP_DEPTH) * STRIP)));
     qsi_each(run, grid_tasks(&job.grid), fn, &job);
 fail:
