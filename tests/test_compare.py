@@ -115,7 +115,8 @@ class Compare(CliCase):
 
     def test_refusals(self):
         for arms, word in (("fsm:c5", "c5"), ("sgd", "sgd"), ("ste:c4", "ste:c4"), ("ste,ste", "twice"), ("", "optimizer"),
-                           ("adamw/int8", "f32"), ("ste/int4", "int4"), ("ste@x", "x"), ("ste@", "rate"), ("fsm:t2:fast", "fast"), ("ste,,frozen", "optimizer"),
+                           ("adamw/int8", "f32"), ("ste/int4", "int4"), ("ste@x", "x"), ("ste@", "rate"),
+                           ("fsm:t2:fast", "fast"), ("ste,,frozen", "optimizer"),
                            (",".join(f"ste@{i + 1}" for i in range(40)), "32")):
             with self.subTest(arms=arms):
                 self.refused(64, word, *self.arguments("--arms", arms))
