@@ -13,6 +13,9 @@
 
 static const char NAME[] = "compare";
 
+/* The default of --arms without adamw, which cannot start from 1-bit weights. */
+static const char ARMS_OF_BITS[] = "fsm:c4,ste,frozen";
+
 /* ---- preparing ------------------------------------------------------------------------------------------------- */
 
 static int complete_options(comparison *c, const options *o)
@@ -25,6 +28,9 @@ static int complete_options(comparison *c, const options *o)
         code = fail_usage(NAME, "--out is missing; name a folder for the comparison, such as --out arms");
     if (code == 0 && !c->o.value[OPT_DATA].given)
         code = fail_usage(NAME, "--data is missing; name a text file, a folder of texts or a quoted pattern");
+    if (code == 0 && c->o.value[OPT_FROM].given && !c->o.value[OPT_ARMS].given &&
+        !options_set(&c->o, OPT_ARMS, "--arms", ARMS_OF_BITS))
+        code = EXIT_INTERNAL;
     if (code == 0)
         code = arms_parse(c->o.value[OPT_ARMS].text, c->arms, &c->count);
     for (int i = 0; code == 0 && i < c->count; i++)
@@ -67,15 +73,34 @@ static int check_settings(const comparison *c, json_t *ours)
     return code;
 }
 
-/* Opens the text once, so that what is wrong with it is told before a folder is made. */
-static int check_text(comparison *c)
+/* The checkpoint that --from stands for now, for all runs, and whether they can start from it. */
+static int check_origin(comparison *c, qs_context *context)
+{
+    qs_model_config model;
+    int code = origin_open(&c->o, context, NULL, false, true, &c->from);
+    for (int i = 0; code == 0 && i < c->count; i++)
+        code = origin_check_optimizer(NAME, &c->from, "--arms:", c->arms[i].optimizer);
+    if (code == 0)
+        code = origin_model(&c->o, &c->from, &model);
+    return code;
+}
+
+/* Opens texts and checkpoint once, so that what is wrong with them is told before a folder is made. */
+static int check_inputs(comparison *c)
 {
     qs_context *context = NULL;
-    qs_text *text = NULL;
+    qs_text *text = NULL, *also = NULL;
     int code = open_context(&c->o, &context);
     if (code == 0)
-        code = open_text(&c->o, context, &text, &c->data);
+        code = check_origin(c, context);
+    if (code == 0)
+        code = open_text(&c->o, OPT_DATA, context, &text, &c->data);
+    if (code == 0 && c->o.value[OPT_ALSO].given)
+        code = open_text(&c->o, OPT_ALSO, context, &also, &c->also);
+    if (c->also != NULL)
+        c->o.value[OPT_ALSO].text = c->also;
     qs_text_free(&text);
+    qs_text_free(&also);
     qs_close(&context);
     return code;
 }
@@ -87,7 +112,7 @@ static int open_comparison(comparison *c, const options *o)
     c->folder.lock = -1;
     int code = complete_options(c, o);
     if (code == 0)
-        code = check_text(c);
+        code = check_inputs(c);
     if (code != 0)
         return code;
     c->seeds = c->o.value[OPT_SEEDS].integer;
@@ -115,15 +140,18 @@ static void close_comparison(comparison *c)
     run_folder_close(&c->folder);
     json_decref(c->config);
     free(c->data);
+    free(c->also);
 }
 
 /* ---- running --------------------------------------------------------------------------------------------------- */
+
+static bool has_test(const comparison *c) { return c->o.value[OPT_TEST_FRACTION].real > 0.0; }
 
 /* compare.json, after every run: what there is can be looked at while the rest goes on. */
 static int write_statistics(comparison *c, json_t *searches, json_t **out)
 {
     char path[PATH_MAX];
-    json_t *statistics = compare_statistics(c->arms, c->count, c->seeds, c->results);
+    json_t *statistics = compare_statistics(c->arms, c->count, c->seeds, c->results, has_test(c), c->also != NULL);
     json_t *all = json_pack("{s:s, s:i, s:i, s:I, s:O}", "qsbits", qs_version(), "runs_done", c->done, "runs_planned", c->planned,
                             "seeds", (json_int_t)c->seeds, "search", searches);
     (void)json_object_update(all, statistics);
@@ -162,8 +190,11 @@ static int write_pages(const comparison *c, const json_t *statistics)
     char path[PATH_MAX];
     (void)snprintf(path, sizeof path, "%.*s/compare.md", PATH_MAX - 16, c->folder.path);
     FILE *file = fopen(path, "w");
-    if (file != NULL)
+    if (file != NULL) {
         compare_print(file, statistics, true);
+        if (has_test(c) || c->also != NULL)
+            compare_caption(file, statistics);
+    }
     if (file == NULL || fclose(file) != 0)
         return fail_with(EXIT_IO, NAME, "cannot write %s (%s); check the disk and its free space", path, strerror(errno));
     (void)snprintf(path, sizeof path, "%.*s/report.html", PATH_MAX - 16, c->folder.path);
@@ -178,9 +209,8 @@ static int finish(const comparison *c, json_t *statistics)
     if (c->o.value[OPT_JSON].given)
         return print_json(NAME, json_incref(statistics));
     compare_print(stdout, statistics, false);
-    fprintf(stderr, "\nloss: validation, nats per byte, mean ± standard error of %lld seed%s; closure: share of the way from frozen "
-                    "to ste\n%s/compare.md and report.html hold the table and the curves\n",
-            (long long)c->seeds, c->seeds == 1 ? "" : "s", c->folder.path);
+    compare_caption(stderr, statistics);
+    fprintf(stderr, "%s/compare.md and report.html hold the table and the curves\n", c->folder.path);
     return flush_output(NAME);
 }
 
@@ -221,7 +251,11 @@ const command compare_command = {
         "and closure (the share of the way from frozen signs to ste), each with its standard error over the seeds, measured\n"
         "bits per weight, speed and flips; as text (--json: an object), and in DIR as compare.json, compare.md and\n"
         "report.html. The same command goes on after Ctrl-C or a kill; more arms or seeds may be added to it later.\n"
-        "--search-lr chooses by the validation loss of seed 1, whose run then stands in the table as well.",
+        "--search-lr chooses by the validation loss of seed 1, whose run then stands in the table as well. With --test-fraction\n"
+        "losses, differences and closure are those of the test part, which every run evaluates once, at its end: rates are\n"
+        "searched, and the best checkpoints kept, by the validation part only, whose loss is a column of its own. --also adds\n"
+        "what a second text has lost: its loss at the end less that before the first step. With --from every arm starts from\n"
+        "the same checkpoint; adamw cannot start from 1-bit weights and is then no arm by default.",
     .examples = {"qsbits compare --data book.txt --out arms --arms fsm:c4,fsm:c2,ste,frozen,adamw,bop --seeds 3 --steps 1200",
                  "qsbits compare --data book.txt --out rates --arms fsm:c4,ste --search-lr --seeds 1 --steps 600"},
     .exit_codes = CODES,

@@ -1,4 +1,4 @@
-/* cmd_eval.c - qsbits eval: the loss of a model on the validation part of a text. */
+/* cmd_eval.c - qsbits eval: the loss of a model on the validation or the test part of a text. */
 #include <math.h>
 
 #include "commands.h"
@@ -6,6 +6,7 @@
 #include "text.h"
 
 enum { BATCH = 32 };
+enum { SPLIT_VAL, SPLIT_TEST };  /* in the order of CHOICES_SPLIT */
 
 typedef struct evaluation {
     qs_text_info text;
@@ -13,13 +14,16 @@ typedef struct evaluation {
     double loss, seconds;
 } evaluation;
 
+static bool is_test(const options *o) { return o->value[OPT_SPLIT].integer == SPLIT_TEST; }
+
 static int tell(const options *o, const evaluation *e)
 {
     const double bits = e->loss / log(2.0);
     if (o->value[OPT_JSON].given)
         return print_json(o->command->name,
-                          json_pack("{s:o, s:o, s:o, s:I, s:f, s:f, s:f, s:s, s:s}", "val_loss", json_number(e->loss),
-                                    "perplexity", json_number(exp(e->loss)), "bits_per_byte", json_number(bits), "tokens",
+                          json_pack("{s:o, s:o, s:o, s:I, s:f, s:f, s:f, s:s, s:s}", is_test(o) ? "test_loss" : "val_loss",
+                                    json_number(e->loss), "perplexity", json_number(exp(e->loss)), "bits_per_byte",
+                                    json_number(bits), "tokens",
                                     (json_int_t)e->tokens, "seconds", e->seconds, "entropy0", e->text.entropy0, "entropy1",
                                     e->text.entropy1, "text_hash", e->text.hash, "model", o->value[OPT_MODEL].text));
     printf("loss           %.6f nats per byte\nperplexity     %.4f\nbits per byte  %.4f\ntokens         %lld\n"
@@ -36,12 +40,13 @@ static int evaluate(const options *o, qs_context *context, qs_model **model, qs_
     status = qs_model_set_precision(*model, (qs_precision)o->value[OPT_PRECISION].integer);
     if (status != QS_OK)
         return fail_library(o->command->name, status, NULL);
-    const int code = open_text(o, context, text, NULL);
+    const int code = open_text(o, OPT_DATA, context, text, NULL);
     if (code != 0)
         return code;
     const double start = now_seconds();
     qs_text_get_info(*text, &e->text);
-    status = qs_model_evaluate(*model, *text, o->value[OPT_WINDOWS].integer, BATCH, &e->loss, &e->tokens);
+    status = (is_test(o) ? qs_model_test : qs_model_evaluate)(*model, *text, o->value[OPT_WINDOWS].integer, BATCH, &e->loss,
+                                                              &e->tokens);
     e->seconds = now_seconds() - start;
     return status == QS_OK ? 0 : fail_library(o->command->name, status, NULL);
 }
@@ -56,6 +61,9 @@ static int run(const options *o)
         return fail_usage(o->command->name, "--model is missing; name a run folder");
     if (!o->value[OPT_DATA].given)
         return fail_usage(o->command->name, "--data is missing; name a text file, a folder of texts, a quoted pattern or -");
+    if (is_test(o) && o->value[OPT_TEST_FRACTION].real == 0.0)
+        return fail_usage(o->command->name, "--split test needs to know how much of the text that is; add the --test-fraction of the "
+                          "training");
     int code = open_context(o, &context);
     if (code == 0)
         code = evaluate(o, context, &model, &text, &e);
@@ -78,7 +86,8 @@ const command eval_command = {
         "Measures the mean negative log-likelihood of the validation part of a text (its last --val-fraction), in fixed\n"
         "windows that do not overlap, each of the model's context. With the text and the fraction of the training it is\n"
         "the val_loss that train reports; --val-fraction 1 takes all of it. --data - reads standard input, by default all\n"
-        "of it. Perplexity is per byte; bits per byte is the loss divided by ln 2.",
+        "of it. A run with --test-fraction has its validation part before the test part: give eval the same fractions, and\n"
+        "--split test for the last part. Perplexity is per byte; bits per byte is the loss divided by ln 2.",
     .examples = {"qsbits eval --model run1 --data book.txt", "qsbits eval -m run1/step-00001000 --data - --json < other.txt"},
     .exit_codes = CODES,
     .run = run,

@@ -45,8 +45,15 @@ typedef struct totals {
     const char *file;
     int64_t tensors;
     uint64_t bytes;
-    double weights, weight_bytes, scale_bytes;  /* of W1 tensors; fp16 scales */
+    double weights, weight_bytes, scale_bytes, adapter_bytes;  /* of W1 tensors; fp16 scales; adapters */
 } totals;
+
+/* An adapter itself, not its moments. */
+static bool is_adapter(const char *name)
+{
+    const char *dot = strrchr(name, '.');
+    return dot != NULL && (strcmp(dot, ".lora_A") == 0 || strcmp(dot, ".lora_B") == 0);
+}
 
 static void add_totals(totals *all, const qs_tensor_info *t)
 {
@@ -59,6 +66,8 @@ static void add_totals(totals *all, const qs_tensor_info *t)
         of->weight_bytes += (double)t->bytes;
     } else if (t->format == QS_F16) {
         of->scale_bytes += (double)t->bytes;
+    } else if (is_adapter(t->name)) {
+        of->adapter_bytes += (double)t->bytes;
     }
 }
 
@@ -82,7 +91,7 @@ static void print_tensor(const qs_tensor_info *t, int width)
 
 static double packed_bits(const totals *t)
 {
-    return t->weights > 0.0 ? 8.0 * (t->weight_bytes + t->scale_bytes) / t->weights : NAN;
+    return t->weights > 0.0 ? 8.0 * (t->weight_bytes + t->scale_bytes + t->adapter_bytes) / t->weights : NAN;
 }
 
 static void print_totals(const totals *all)
@@ -91,8 +100,8 @@ static void print_totals(const totals *all)
     for (int i = 0; i < FILES && all[i].file != NULL; i++) {
         printf("%s: %lld tensors, %s", all[i].file, (long long)all[i].tensors, human_bytes((double)all[i].bytes, size));
         if (all[i].weights > 0.0)
-            printf("; %s 1-bit weights at %.3f bits, scales included", human_count(all[i].weights, size),
-                   packed_bits(&all[i]));
+            printf("; %s 1-bit weights at %.3f bits, scales%s included", human_count(all[i].weights, size),
+                   packed_bits(&all[i]), all[i].adapter_bytes > 0.0 ? " and adapters" : "");
         printf("\n");
     }
 }

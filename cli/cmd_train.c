@@ -77,9 +77,13 @@ const command train_command = {
         "folder gets config.json, metrics.jsonl, a TensorBoard event file, step-NNNNNNNN checkpoints and result.json; look\n"
         "at it with qsbits report or tensorboard --logdir RUN. Ctrl-C finishes the step, saves and stops; --resume --out RUN\n"
         "goes on, and ends with the same bytes as a run that was never stopped, also with another number of threads.\n"
-        "ste, bop, frozen and adamw train the same network in other ways: qsbits compare runs several side by side.",
+        "ste, bop, frozen, lora and adamw train the same network in other ways: qsbits compare runs several side by side.\n"
+        "--from RUN continues a model on new text, in place: signs, scales, embedding, head and norms are those of its newest\n"
+        "checkpoint, and so is the shape; steps, rates and the state beside the weights begin anew. A smaller --density-start\n"
+        "lets fewer bits flip: less of the old text is forgotten, and less of the new one learned. Such a run remembers what\n"
+        "it came from, so --resume needs neither --from nor, once there is a checkpoint, those weights.",
     .examples = {"qsbits train --data book.txt --out run1 --preset mini --steps 2000",
-                 "qsbits train --config run1/config.json --seed 2 --out run2 --dry-run"},
+                 "qsbits train --from run1 --data notes.txt --out run2 --steps 500"},
     .exit_codes = CODES,
     .run = start,
     .more_help = list_presets,

@@ -216,7 +216,7 @@ static int default_rate(const comparison *c, const arm *a, double *rate)
     fill_texts(c, a, 0.0, 1, &texts);
     if (!run_options(c, a, &texts, 0.0, &o))
         return EXIT_INTERNAL;
-    const int code = settings_model(&o, &model);
+    const int code = origin_model(&o, &c->from, &model);
     if (code != 0)
         return code;
     settings_training(&o, &settings);

@@ -4,13 +4,15 @@
 #define QSBITS_CLI_COMPARE_RUNS_H
 
 #include "compare_arms.h"
+#include "from.h"
 #include "rundir.h"
 
 typedef struct comparison {
     options o;                       /* of the command line, completed from --config */
     json_t *config;                  /* --config; owns strings of o */
-    char *data;                      /* absolute path or pattern of the text */
+    char *data, *also;               /* absolute paths or patterns of the texts; also NULL: no --also */
     run_folder folder;               /* of the comparison: settings and lock */
+    origin from;                     /* of --from, the same for all */
     arm arms[MAX_ARMS];
     int count;
     int64_t seeds;

@@ -27,6 +27,8 @@ static int measure(training *t, plan *p)
     double seconds[TIMED_STEPS];
     int count = 0;
     qs_status status = qs_trainer_create(t->context, &t->model, &t->settings, t->text, &t->trainer);
+    if (status == QS_OK && !t->from.needless)   /* time is the same with other weights */
+        status = origin_start(&t->from, t->trainer);
     for (int i = 0; status == QS_OK && i < UNTIMED_STEPS + TIMED_STEPS && i < t->settings.steps; i++) {
         qs_step_info info;
         const double before = now_seconds();
@@ -75,7 +77,7 @@ static json_t *schedule_json(const training *t)
 
 static int print_plan_json(const training *t, const plan *p)
 {
-    json_t *result = settings_config(&t->o, t->data, &t->text_info, &t->model, &t->settings);
+    json_t *result = training_config(t);
     (void)json_object_set_new(result, "memory", memory_json(p));
     (void)json_object_set_new(result, "fits", json_boolean(p->fits));
     (void)json_object_set_new(result, "schedule", schedule_json(t));
@@ -113,7 +115,7 @@ static void print_schedule(const training *t)
 
 static int print_plan(const training *t, const plan *p)
 {
-    json_t *config = settings_config(&t->o, t->data, &t->text_info, &t->model, &t->settings);
+    json_t *config = training_config(t);
     char *text = json_dumps(json_object_get(config, "options"), JSON_INDENT(2));
     training_tell_start(t);
     printf("Settings (a file for --config)\n%s\n", text == NULL ? "" : text);

@@ -19,6 +19,11 @@ void history_clear(history *h)
     h->val_step = -1;
     h->best_loss = INFINITY;
     h->best_step = -1;
+    h->also_start = NAN;
+    h->also_last = NAN;
+    h->also_step = -1;
+    h->test_loss = NAN;
+    h->test_step = -1;
 }
 
 void history_add(history *h, double loss, double flips, int64_t steps)
@@ -44,6 +49,24 @@ void history_validation(history *h, int64_t step, double val_loss, bool final)
         h->best_step = step;
         h->since_best = 0;
     }
+}
+
+void history_also(history *h, int64_t step, double loss, int64_t tokens)
+{
+    if (step == 0)
+        h->also_start = loss;
+    else if (tokens != h->also_tokens)
+        h->also_start = NAN;  /* over other windows: they do not compare */
+    h->also_last = loss;
+    h->also_step = step;
+    h->also_tokens = tokens;
+}
+
+void history_test(history *h, int64_t step, double loss, int64_t tokens)
+{
+    h->test_loss = loss;
+    h->test_step = step;
+    h->test_tokens = tokens;
 }
 
 double history_recent_loss(const history *h)
@@ -73,7 +96,8 @@ static bool read_line(reader *r, const char *text, int64_t last_step)
 {
     json_t *line = json_loads(text, 0, NULL);
     const json_t *at = json_object_get(line, "step"), *loss = json_object_get(line, "loss");
-    const json_t *val = json_object_get(line, "val_loss");
+    const json_t *val = json_object_get(line, "val_loss"), *also = json_object_get(line, "also_loss");
+    const json_t *test = json_object_get(line, "test_loss");
     const int64_t step = json_is_integer(at) ? json_integer_value(at) : -1;
     bool ours = step >= r->step && step <= last_step;
     if (ours && loss != NULL) {
@@ -88,6 +112,10 @@ static bool read_line(reader *r, const char *text, int64_t last_step)
         r->step_line = step;
     } else if (ours && val != NULL) {
         history_validation(r->history, step, number_or_nan(val), json_is_true(json_object_get(line, "final")));
+    } else if (ours && also != NULL) {
+        history_also(r->history, step, number_or_nan(also), json_integer_value(json_object_get(line, "also_tokens")));
+    } else if (ours && test != NULL) {
+        history_test(r->history, step, number_or_nan(test), json_integer_value(json_object_get(line, "test_tokens")));
     } else if (ours) {
         ours = json_object_get(line, "health") != NULL || json_object_get(line, "warning") != NULL;
     }
@@ -157,6 +185,18 @@ bool metrics_validation(metrics *m, int64_t step, double val_loss, int64_t val_t
 {
     return write_line(m, json_pack("{s:I, s:o, s:I, s:b, s:o}", "step", (json_int_t)step, "val_loss", json_number(val_loss),
                                    "val_tokens", (json_int_t)val_tokens, "final", final, "seconds", seconds(m)));
+}
+
+bool metrics_also(metrics *m, int64_t step, double loss, int64_t tokens)
+{
+    return write_line(m, json_pack("{s:I, s:o, s:I, s:o}", "step", (json_int_t)step, "also_loss", json_number(loss),
+                                   "also_tokens", (json_int_t)tokens, "seconds", seconds(m)));
+}
+
+bool metrics_test(metrics *m, int64_t step, double loss, int64_t tokens)
+{
+    return write_line(m, json_pack("{s:I, s:o, s:I, s:o}", "step", (json_int_t)step, "test_loss", json_number(loss),
+                                   "test_tokens", (json_int_t)tokens, "seconds", seconds(m)));
 }
 
 static json_t *health_json(const qs_health *health)

@@ -3,6 +3,8 @@
  *        every --log-every steps and before every checkpoint; loss, pulses and flips are means over the steps since the line
  *        before, so that mean times steps adds up to the sum over all steps, also behind a resume
  *   {"step","val_loss","val_tokens","final","seconds"}                   after every validation; final: over --final-windows
+ *   {"step","also_loss","also_tokens","seconds"}                         of --also: before the first step, and at the end
+ *   {"step","test_loss","test_tokens","seconds"}                         of --test-fraction: at the end
  *   {"step","health":{"window","all":H,"layers":[H, ...]},"memory":{tag:bytes, ..., "rss":bytes},"seconds"}
  *        after every health window of "window" steps; H = {"density","pulses","flips","dead","oscillating","deepest",
  *        "scale_drift","gradient_rms"} of qs_health, null where the arm has no such figure; memory: current bytes by tag of
@@ -29,6 +31,10 @@ typedef struct history {
     double best_loss;               /* of the validations that are not final, which alone compare; infinite: none */
     int64_t best_step;              /* of best_loss, -1: none */
     int64_t since_best;             /* validations since then */
+    double also_start, also_last;   /* of --also; NaN: unknown */
+    int64_t also_step, also_tokens; /* of also_last; -1: none */
+    double test_loss;               /* NaN: not tested */
+    int64_t test_step, test_tokens; /* of test_loss; -1: none */
 } history;
 
 typedef struct metrics {
@@ -41,6 +47,8 @@ void history_clear(history *h);
 /* steps steps with this mean loss and mean share of flips. */
 void history_add(history *h, double loss, double flips, int64_t steps);
 void history_validation(history *h, int64_t step, double val_loss, bool final);
+void history_also(history *h, int64_t step, double loss, int64_t tokens);
+void history_test(history *h, int64_t step, double loss, int64_t tokens);
 
 /* Mean loss of the last steps in ascending order, NaN without steps. */
 double history_recent_loss(const history *h);
@@ -52,6 +60,8 @@ int metrics_open(metrics *m, const char *path, int64_t step, history *h);
 /* All return false, with errno, when the line could not be written. info: means, as above. */
 bool metrics_step(metrics *m, const qs_step_info *info, double tokens_per_second);
 bool metrics_validation(metrics *m, int64_t step, double val_loss, int64_t val_tokens, bool final);
+bool metrics_also(metrics *m, int64_t step, double loss, int64_t tokens);
+bool metrics_test(metrics *m, int64_t step, double loss, int64_t tokens);
 
 /* memory: bytes by tag, then rss. */
 bool metrics_health(metrics *m, int64_t step, int64_t window, const qs_health *all, const qs_health *blocks, int64_t layers,

@@ -31,7 +31,10 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE } option_kind;
 #define CHOICE_PRECISION(name, text, what) text "|"
 #define CHOICES_PRECISION QS_PRECISION_LIST(CHOICE_PRECISION)
 #define CHOICES_RECIPE "default|literal|exact|"
+#define CHOICES_ACTIVE_BY "rows|blocks|"
+#define CHOICES_ACTIVE_ORDER "bottom-up|top-down|random|"
 #define CHOICES_SCHEDULE "cosine|linear|constant|"
+#define CHOICES_SPLIT "val|test|"
 
 /* id, name, short name, kind, least, greatest, commands, traits, group, value's name (or choices), default, help.
  * A default that starts with "(" is only told: the option then counts as not given. NULL: nothing to tell. */
@@ -40,8 +43,16 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE } option_kind;
       "the text: a file, a pattern such as 'books/*.txt' (quoted), or a folder of text files") \
     X(VAL_FRACTION, "val-fraction", 0, REAL, 1e-6, 1, RUNS | EVAL, SETTING, "Text", "F", "(0.1)", \
       "share at the end of the text that is kept for validation; up to 0.5, for eval up to 1") \
+    X(TEST_FRACTION, "test-fraction", 0, REAL, 0, 1, RUNS | EVAL, SETTING, "Text", "F", "(0)", \
+      "share at the very end of the text, behind validation, kept for one test of the finished model") \
+    X(ALSO, "also", 0, TEXT, 0, 0, RUNS, SETTING, "Text", "FILE|DIR|GLOB", NULL, \
+      "second text, whose last --val-fraction is evaluated at the start and at the end: what is forgotten") \
+    X(SPLIT, "split", 0, CHOICE, 0, 0, EVAL, PLAIN, "Text", CHOICES_SPLIT, "val", \
+      "part of the text to evaluate; test is the last --test-fraction") \
     X(MODEL, "model", 'm', TEXT, 0, 0, EVAL | GENERATE, PLAIN, "Model", "RUN", NULL, \
       "run folder (newest checkpoint), checkpoint folder or model.safetensors") \
+    X(FROM, "from", 0, TEXT, 0, 0, RUNS, SETTING, "Model", "RUN", NULL, \
+      "go on with these weights: of a run folder (newest checkpoint), checkpoint folder or model.safetensors") \
     X(PRESET, "preset", 0, TEXT, 0, 0, RUNS | BENCH, SETTING, "Model", "NAME", "(tiny)", \
       "shape by name, listed below; the options below override its parts") \
     X(LAYERS, "layers", 0, INT, 1, 4096, RUNS | BENCH, SETTING, "Model", "N", "(preset)", "blocks") \
@@ -62,6 +73,7 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE } option_kind;
       "state beside every weight: ternary (t2), 4, 16 or 128 levels") \
     X(FSM_RECIPE, "fsm-recipe", 0, CHOICE, 0, 0, TRAIN, SETTING, "Training", CHOICES_RECIPE, "default", \
       "literal: as first published; exact: same-step quantile, for tests") \
+    X(RANK, "rank", 0, INT, 1, 1024, RUNS, SETTING, "Training", "N", "(8)", "rank of the adapters (lora)") \
     X(PRECISION, "precision", 0, CHOICE, 0, 0, TRAIN | EVAL | GENERATE, SETTING, "Training", CHOICES_PRECISION, "f32", \
       "arithmetic of the products with 1-bit weights: f32, or operands in int8 or bf16") \
     X(STEPS, "steps", 0, INT, 1, INT64_C(1) << 31, RUNS, SETTING, "Training", "N", "1000", \
@@ -70,7 +82,7 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE } option_kind;
     X(SEED, "seed", 's', INT, 0, INT64_MAX, TRAIN, SETTING, "Training", "N", "1", "of all random numbers") \
     X(LR, "lr", 0, REAL, 1e-12, 1e30, TRAIN, SETTING, "Training", "R", "(searched)", "rate of the float parameters") \
     X(MATRIX_LR, "matrix-lr", 0, REAL, 1e-12, 1e30, TRAIN, SETTING, "Training", "R", "(lr; bop: 0.1)", \
-      "rate of latents (ste), dense weights (adamw), the average (bop)") \
+      "rate of latents (ste), dense weights (adamw), adapters (lora), the average (bop)") \
     X(SCALE_LR, "scale-lr", 0, REAL, 1e-12, 1e30, TRAIN, SETTING, "Training", "R", "(searched)", "rate of the row scales") \
     X(WARMUP, "warmup", 0, INT, 0, INT64_C(1) << 31, RUNS, SETTING, "Training", "N", "(min(50, steps/10))", \
       "steps in which the rate rises") \
@@ -83,6 +95,13 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE } option_kind;
     X(DENSITY_START, "density-start", 0, REAL, 1e-5, 1, RUNS, SETTING, "Training", "F", "(0.8)", \
       "share of weights pulsed at the start (fsm)") \
     X(DENSITY_END, "density-end", 0, REAL, 1e-5, 1, RUNS, SETTING, "Training", "F", "(0.02)", "and at the end") \
+    X(ACTIVE_PARTS, "active-parts", 0, INT, 1, 1024, RUNS, SETTING, "Training", "N", "(1)", \
+      "cut the rows of all matrices into N parts; one at a time has a state and trains (fsm)") \
+    X(SWEEPS, "sweeps", 0, INT, 1, 1 << 20, RUNS, SETTING, "Training", "N", "(1)", "how often every part has its turn") \
+    X(ACTIVE_BY, "active-by", 0, CHOICE, 0, 0, RUNS, SETTING, "Training", CHOICES_ACTIVE_BY, "(rows)", \
+      "a part is a share of the rows of every matrix, or a run of whole matrices and blocks") \
+    X(ACTIVE_ORDER, "active-order", 0, CHOICE, 0, 0, RUNS, SETTING, "Training", CHOICES_ACTIVE_ORDER, "(bottom-up)", \
+      "of the parts in a sweep") \
     X(MICRO_BATCH, "micro-batch", 0, INT, 0, 1 << 20, RUNS, SETTING, "Memory", "N", "0", \
       "windows at a time, 0 is all; less memory, the same result") \
     X(RECOMPUTE, "recompute", 0, FLAG, 0, 0, RUNS, SETTING, "Memory", NULL, NULL, \
@@ -111,7 +130,7 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE } option_kind;
     X(EVAL_WINDOWS, "eval-windows", 0, INT, 0, INT64_MAX, RUNS, SETTING, "Run", "N", "64", \
       "windows of a validation on the way, 0 is all") \
     X(FINAL_WINDOWS, "final-windows", 0, INT, 0, INT64_MAX, RUNS, SETTING, "Run", "N", "0", \
-      "windows of the first and the last validation, 0 is all") \
+      "windows of the first and the last validation and of --also, 0 is all") \
     X(KEEP, "keep", 0, INT, 1, 1000, RUNS, SETTING, "Run", "N", "2", "newest checkpoints that stay") \
     X(KEEP_BEST, "keep-best", 0, FLAG, 0, 0, RUNS, SETTING, "Run", NULL, NULL, \
       "save whenever the validation is the best so far; RUN/best names that checkpoint, which stays") \
@@ -124,7 +143,7 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE } option_kind;
     X(NO_EVENTS, "no-events", 0, FLAG, 0, 0, RUNS, SETTING, "Run", NULL, NULL, "no TensorBoard event file in RUN") \
     X(TIME_LIMIT, "time-limit", 0, REAL, 0, 1e9, RUNS, PLAIN, "Run", "SECONDS", "(none)", \
       "stop, save and report once this time has passed") \
-    X(WINDOWS, "windows", 0, INT, 0, INT64_MAX, EVAL, PLAIN, "Model", "N", "0", "validation windows to use, 0 is all") \
+    X(WINDOWS, "windows", 0, INT, 0, INT64_MAX, EVAL, PLAIN, "Model", "N", "0", "windows to use, 0 is all") \
     X(PROMPT, "prompt", 'p', TEXT, 0, 0, GENERATE, PLAIN, "Generation", "TEXT", "(a newline)", "what the text starts with") \
     X(COUNT, "n", 'n', INT, 1, INT64_C(1) << 31, GENERATE, PLAIN, "Generation", "N", "256", "tokens (bytes) to write") \
     X(TEMP, "temp", 0, REAL, 0, 100, GENERATE, PLAIN, "Generation", "R", "0.8", "temperature; 0 takes the likeliest token") \

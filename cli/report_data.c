@@ -206,7 +206,7 @@ static bool is_plain_name(const char *text)
     return text != NULL && text[0] != '\0' && strchr(text, '/') == NULL && strcmp(text, ".") != 0 && strcmp(text, "..") != 0;
 }
 
-/* One seed of an arm: {"seed","val_loss","run"}; run is null if its folder is gone. */
+/* One seed of an arm: {"seed","val_loss","test_loss","run"}; run is null if its folder is gone. */
 static int add_seed(const char *name, const char *folder, const json_t *seed, origin *from, const char *tensor, json_t *runs,
                     json_t *list)
 {
@@ -222,8 +222,8 @@ static int add_seed(const char *name, const char *folder, const json_t *seed, or
     if (!there)
         warn(name, "%s is gone; its curves are left out", path);
     const int code = there ? add_run(name, path, from, tensor, runs) : 0;
-    (void)json_array_append_new(list, json_pack("{s:o, s:o, s:o}", "seed", number_of(seed, "seed"), "val_loss",
-                                                number_of(seed, "val_loss"), "run",
+    (void)json_array_append_new(list, json_pack("{s:o, s:o, s:o, s:o}", "seed", number_of(seed, "seed"), "val_loss",
+                                                number_of(seed, "val_loss"), "test_loss", number_of(seed, "test_loss"), "run",
                                                 there ? json_integer((json_int_t)index) : json_null()));
     return code;
 }
@@ -240,9 +240,10 @@ static int add_arm(const char *name, const char *folder, json_t *arm, int64_t co
         if (code == 0)
             code = add_seed(name, folder, seed, &from, tensor, runs, list);
     (void)json_array_append_new(
-        arms, json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "arm", title, "lr", number_of(arm, "lr"), "loss",
+        arms, json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "arm", title, "lr", number_of(arm, "lr"), "loss",
                         estimate_of(arm, "loss"), "closure", estimate_of(arm, "closure"), "difference",
-                        estimate_of(arm, "difference"), "bits_per_weight", number_of(arm, "bits_per_weight"),
+                        estimate_of(arm, "difference"), "validation", estimate_of(arm, "validation"), "also",
+                        estimate_of(arm, "also"), "bits_per_weight", number_of(arm, "bits_per_weight"),
                         "tokens_per_second", number_of(arm, "tokens_per_second"), "flips_per_weight",
                         number_of(arm, "flips_per_weight"), "runs", list));
     return code;
@@ -261,11 +262,13 @@ static int add_comparison(const char *name, const char *folder, const char *path
         if (code == 0)
             code = add_arm(name, folder, arm, (int64_t)json_array_size(comparisons), tensor, runs, arms);
     const char *reference = json_string_value(json_object_get(comparison, "reference"));
+    const char *split = json_string_value(json_object_get(comparison, "split"));
+    const bool tested = split != NULL && strcmp(split, "test") == 0, also = json_is_true(json_object_get(comparison, "also"));
     if (code == 0)
         (void)json_array_append_new(comparisons,
-                                    json_pack("{s:o, s:o, s:o, s:O}", "label", label_of(folder), "reference",
+                                    json_pack("{s:o, s:o, s:o, s:b, s:b, s:O}", "label", label_of(folder), "reference",
                                               reference == NULL ? json_null() : report_text(reference), "steps",
-                                              number_of(comparison, "steps"), "arms", arms));
+                                              number_of(comparison, "steps"), "tested", tested, "also", also, "arms", arms));
     json_decref(arms);
     json_decref(comparison);
     return code;

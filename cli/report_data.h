@@ -1,8 +1,9 @@
 /* report_data.h - what a report shows, read from run folders and comparison folders into one JSON object:
  *   {"qsbits","comparisons":[COMPARISON],"runs":[RUN]}
- *   COMPARISON  {"label","reference","steps","arms":[{"arm","lr","loss","closure","difference","bits_per_weight",
- *               "tokens_per_second","flips_per_weight","runs":[{"seed","val_loss","run"}]}]}: compare.json, each run by its index
- *               in "runs" (null: not there)
+ *   COMPARISON  {"label","reference","steps","tested" (losses are those of the test part),"also" (there is a second text),"arms":
+ *               [{"arm","lr","loss","closure","difference","validation","also","bits_per_weight","tokens_per_second",
+ *               "flips_per_weight","runs":[{"seed","val_loss","test_loss","run"}]}]}: compare.json, each run by its index in "runs"
+ *               (null: not there)
  *   RUN         {"label","comparison","arm","seed" (null for a run of its own),"options","model","training","text" (config.json),
  *               "result" (result.json, null while it goes on),"memory":{tag:bytes},"memory_peak" (false: of the last health line),
  *               "rss","last_step","train","val","health","warnings","warning_count","bits"}

@@ -63,10 +63,15 @@ static int list_steps(const run_folder *run, const char *suffix, int64_t *steps)
     return count;
 }
 
+bool run_folder_begun(const run_folder *run)
+{
+    int64_t steps[MAX_LISTED];
+    return list_steps(run, "", steps) > 0 || list_steps(run, ".old", steps) > 0;
+}
+
 int run_folder_check(run_folder *run, bool resume)
 {
     struct stat st;
-    int64_t steps[MAX_LISTED];
     run->resume = resume;
     if (stat(run->path, &st) != 0) {
         if (errno == ENOENT)
@@ -81,7 +86,7 @@ int run_folder_check(run_folder *run, bool resume)
     json_decref(config);
     if (code != 0)
         return code;
-    if (!resume && (list_steps(run, "", steps) > 0 || list_steps(run, ".old", steps) > 0))
+    if (!resume && run_folder_begun(run))
         return fail_with(EXIT_CREATE, "train",
                          "%s already holds checkpoints; continue them with --resume or choose another --out", run->path);
     return 0;

@@ -21,6 +21,9 @@ int run_folder_init(run_folder *run, const char *path);
  * folder that holds checkpoints. */
 int run_folder_check(run_folder *run, bool resume);
 
+/* Whether the folder holds checkpoints, whole or not. */
+bool run_folder_begun(const run_folder *run);
+
 /* Makes the folder with its parents, locks it against a second trainer and checks it again: another one may have trained
  * here since run_folder_check. Removes unfinished checkpoints. */
 int run_folder_create(run_folder *run);

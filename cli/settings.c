@@ -33,11 +33,13 @@ int settings_model(const options *o, qs_model_config *config)
     config->sub_norm = v[OPT_NO_SUB_NORM].integer == 0;
     config->tied = (int32_t)v[OPT_TIED].integer;
     config->dense = v[OPT_OPTIMIZER].integer == QS_OPTIMIZER_ADAMW;
+    if (v[OPT_OPTIMIZER].integer == QS_OPTIMIZER_LORA)
+        config->lora_rank = v[OPT_RANK].given ? v[OPT_RANK].integer : QS_LORA_RANK;
     const qs_status status = qs_model_config_resolve(config);
     return status == QS_OK ? 0
                            : fail_library(o->command->name, status,
                                           "change --layers, --dim, --heads, --kv-heads, --head-dim, "
-                                          "--ffn or --ctx");
+                                          "--ffn, --ctx or --rank");
 }
 
 void settings_training(const options *o, qs_train_options *training)
@@ -49,6 +51,7 @@ void settings_training(const options *o, qs_train_options *training)
     training->recipe = (qs_recipe)v[OPT_FSM_RECIPE].integer;
     if (training->recipe == QS_RECIPE_LITERAL && !v[OPT_FSM_STATE].given)
         training->fsm = QS_FSM_T2;
+    training->lora_rank = v[OPT_RANK].integer;
     training->precision = (qs_precision)v[OPT_PRECISION].integer;
     training->schedule = (qs_schedule)v[OPT_SCHEDULE].integer;
     training->steps = v[OPT_STEPS].integer;
@@ -65,6 +68,10 @@ void settings_training(const options *o, qs_train_options *training)
     training->clip = v[OPT_CLIP].real;
     training->density_start = v[OPT_DENSITY_START].real;
     training->density_end = v[OPT_DENSITY_END].real;
+    training->active_parts = v[OPT_ACTIVE_PARTS].integer;
+    training->sweeps = v[OPT_SWEEPS].integer;
+    training->active_by = (qs_active_by)v[OPT_ACTIVE_BY].integer;
+    training->active_order = (qs_active_order)v[OPT_ACTIVE_ORDER].integer;
     training->health_window = v[OPT_HEALTH].given ? v[OPT_HEALTH].integer : -1;
 }
 
@@ -145,11 +152,42 @@ json_t *settings_options(const options *o, const char *data)
 
 static json_t *model_json(const qs_model_config *c)
 {
-    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:b, s:b, s:b, s:f, s:f}", "vocab", (json_int_t)c->vocab,
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:b, s:b, s:b, s:I, s:f, s:f}", "vocab", (json_int_t)c->vocab,
                      "layers", (json_int_t)c->layers, "dim", (json_int_t)c->dim, "heads", (json_int_t)c->heads, "kv_heads",
                      (json_int_t)c->kv_heads, "head_dim", (json_int_t)c->head_dim, "ffn", (json_int_t)c->ffn, "ctx",
                      (json_int_t)c->ctx, "qk_norm", c->qk_norm, "sub_norm", c->sub_norm, "tied", c->tied, "dense", c->dense,
-                     "rope_theta", c->rope_theta, "norm_eps", c->norm_eps);
+                     "lora_rank", (json_int_t)c->lora_rank, "rope_theta", c->rope_theta, "norm_eps", c->norm_eps);
+}
+
+/* Integers of model_json; switches are numbers in checkpoints. */
+#define MODEL_INTEGERS(X) \
+    X(vocab) X(layers) X(dim) X(heads) X(kv_heads) X(head_dim) X(ffn) X(ctx) X(qk_norm) X(sub_norm) X(tied) X(dense)
+
+static bool take_integer(const json_t *model, const char *key, int64_t *out)
+{
+    const json_t *value = json_object_get(model, key);
+    *out = json_is_boolean(value) ? json_is_true(value) : json_integer_value(value);
+    return (json_is_boolean(value) || json_is_integer(value)) && *out >= 0 && *out <= INT32_MAX;
+}
+
+bool settings_model_from_json(const json_t *model, qs_model_config *config)
+{
+    int64_t value = 0;
+    const json_t *theta = json_object_get(model, "rope_theta"), *eps = json_object_get(model, "norm_eps");
+    qs_model_config_default(config);
+#define TAKE(field) \
+    if (!take_integer(model, #field, &value)) \
+        return false; \
+    config->field = value;
+    MODEL_INTEGERS(TAKE)
+#undef TAKE
+    if (json_object_get(model, "lora_rank") != NULL && !take_integer(model, "lora_rank", &config->lora_rank))
+        return false;
+    if (!json_is_number(theta) || !json_is_number(eps))
+        return false;
+    config->rope_theta = json_number_value(theta);
+    config->norm_eps = json_number_value(eps);
+    return qs_model_config_resolve(config) == QS_OK;
 }
 
 static json_t *training_json(const qs_train_options *t)

@@ -18,6 +18,9 @@ int settings_merge(options *o, json_t *config, const char *path);
 /* Reads a JSON file and merges it. *out (the caller's, also after an error) owns strings of o. */
 int settings_read(options *o, const char *path, json_t **out);
 
+/* The model that "model" of config.json, or of a checkpoint's config, describes; resolved. False where it describes none. */
+bool settings_model_from_json(const json_t *model, qs_model_config *config);
+
 /* The settings of a command as texts by name (new reference). data: absolute path or pattern of the text. */
 json_t *settings_options(const options *o, const char *data);
 

@@ -14,13 +14,14 @@ static const char SPECIAL[] = "*?[\\";
 
 static const double USUAL_SHARE = 0.1, MOST_SHARE = 0.5;
 
-/* What --data says, understood once. */
+/* What --data or --also says, understood once. */
 typedef struct source {
     const char *name;          /* of the command, for messages */
+    const char *option;        /* "--data" */
     const char *value;
     bool standard_input;
     bool pattern;              /* no such file, and it holds characters of PATTERN */
-    double share;
+    double share, test;        /* for validation and, behind it, for the final test */
 } source;
 
 static int fail_memory(const char *name)
@@ -94,7 +95,7 @@ static int open_pattern(const source *s, qs_context *context, qs_text **out)
         return fail_memory(s->name);
     if (result != 0)
         return fail_with(qs_status_exit_code(QS_ERR_NOINPUT), s->name,
-                         "--data '%s' matches no file; check the pattern and the folder it starts from", s->value);
+                         "%s '%s' matches no file; check the pattern and the folder it starts from", s->option, s->value);
     qsort(found.gl_pathv, found.gl_pathc, sizeof *found.gl_pathv, by_bytes);
     const int code = open_paths(s, context, (const char *const *)found.gl_pathv, (int64_t)found.gl_pathc, out);
     globfree(&found);
@@ -154,8 +155,8 @@ static int make_absolute(const source *s, char **out)
 {
     char *folder = s->value[0] == '/' || s->standard_input ? calloc(1, 1) : getcwd(NULL, 0);
     if (folder == NULL)
-        return fail_with(EXIT_IO, s->name, "the working folder has no path (%s); name --data from the root on",
-                         strerror(errno));
+        return fail_with(EXIT_IO, s->name, "the working folder has no path (%s); name %s from the root on", strerror(errno),
+                         s->option);
     char *path = malloc(2 * strlen(folder) + strlen(s->value) + 2), *to = path;
     if (path == NULL) {
         free(folder);
@@ -174,36 +175,57 @@ static int make_absolute(const source *s, char **out)
     return 0;
 }
 
-static int understand(const options *o, source *s)
+/* Of --data the parts must leave something to train on. */
+static int check_shares(const source *s)
 {
-    const option_value *share = &o->value[OPT_VAL_FRACTION];
-    const bool eval = o->command->bit == EVAL;
-    struct stat info;
-    *s = (source){.name = o->command->name, .value = o->value[OPT_DATA].text};
-    s->standard_input = strcmp(s->value, "-") == 0;
-    s->pattern = strpbrk(s->value, PATTERN) != NULL && lstat(s->value, &info) != 0;
-    s->share = share->given ? share->real : s->standard_input ? 1.0 : USUAL_SHARE;
-    if (s->value[0] == '\0')
-        return fail_usage(s->name, "--data is empty; name a text file, a folder of texts or a quoted pattern");
-    if (s->standard_input && !eval)
-        return fail_usage(s->name, "--data - is standard input, which only eval reads; write it to a file and name that");
-    if (!eval && s->share > MOST_SHARE)
+    if (s->share > MOST_SHARE)
         return fail_usage(s->name, "--val-fraction %g leaves too little to train on; give a number up to %g", s->share,
                           MOST_SHARE);
+    if (s->share + s->test > MOST_SHARE)
+        return fail_usage(s->name, "--val-fraction %g and --test-fraction %g together leave too little to train on; let them add up "
+                          "to no more than %g", s->share, s->test, MOST_SHARE);
     return 0;
 }
 
-int open_text(const options *o, qs_context *context, qs_text **out, char **absolute)
+static int understand(const options *o, option_id id, source *s)
+{
+    const option_value *share = &o->value[OPT_VAL_FRACTION];
+    const bool eval = o->command->bit == EVAL, data = id == OPT_DATA;
+    struct stat info;
+    *s = (source){.name = o->command->name, .option = data ? "--data" : "--also", .value = o->value[id].text};
+    s->standard_input = strcmp(s->value, "-") == 0;
+    s->pattern = strpbrk(s->value, PATTERN) != NULL && lstat(s->value, &info) != 0;
+    s->test = data ? o->value[OPT_TEST_FRACTION].real : 0.0;
+    s->share = share->given ? share->real : s->standard_input && s->test == 0.0 ? 1.0 : USUAL_SHARE;
+    if (s->value[0] == '\0')
+        return fail_usage(s->name, "%s is empty; name a text file, a folder of texts or a quoted pattern", s->option);
+    if (s->standard_input && !eval)
+        return fail_usage(s->name, "%s - is standard input, which only eval reads; write it to a file and name that", s->option);
+    return eval || !data ? 0 : check_shares(s);
+}
+
+static int keep_test(const source *s, qs_text **text)
+{
+    const qs_status status = qs_text_keep_test(*text, s->test);
+    if (status == QS_OK)
+        return 0;
+    qs_text_free(text);
+    return fail_library(s->name, status, NULL);
+}
+
+int open_text(const options *o, option_id id, qs_context *context, qs_text **out, char **absolute)
 {
     source s;
     char *path = NULL;
-    int code = understand(o, &s);
+    int code = understand(o, id, &s);
     if (code == 0 && absolute != NULL)
         code = make_absolute(&s, &path);
     if (code == 0 && s.standard_input)
         code = open_standard_input(&s, context, out);
     else if (code == 0)
         code = s.pattern ? open_pattern(&s, context, out) : open_paths(&s, context, &s.value, 1, out);
+    if (code == 0)
+        code = keep_test(&s, out);
     if (code == 0 && absolute != NULL)
         *absolute = path;
     else

@@ -8,7 +8,7 @@
 
 #include "settings.h"
 #include "signals.h"
-#include "text.h"
+#include "training_texts.h"
 
 static const char NAME[] = "train";
 enum { SHARE_OF_RUN = 10, LEAST_INTERVAL = 20, EVALUATION_BATCH = 32, SECONDS_PER_MINUTE = 60 };
@@ -29,6 +29,7 @@ static int complete_options(training *t, const options *o)
         code = run_folder_check(&t->folder, o->value[OPT_RESUME].given);
     if (code == 0 && o->value[OPT_RESUME].given)
         code = run_folder_read_config(&t->folder, &t->files[1]);
+    t->from_told = t->o.value[OPT_FROM].given;
     if (code == 0 && t->files[1] != NULL)
         code = settings_merge(&t->o, t->files[1], t->folder.config);
     if (code == 0 && !t->o.value[OPT_DATA].given)
@@ -61,9 +62,20 @@ static int read_save_every(training *t)
     return 0;
 }
 
+static int open_origin(training *t)
+{
+    const bool begun = t->files[1] != NULL && run_folder_begun(&t->folder);
+    int code = origin_open(&t->o, t->context, t->files[1], begun, t->from_told, &t->from);
+    if (code == 0)
+        code = origin_check_optimizer(NAME, &t->from, "--optimizer", (qs_optimizer)t->o.value[OPT_OPTIMIZER].integer);
+    return code;
+}
+
 static int read_settings(training *t)
 {
-    int code = settings_model(&t->o, &t->model);
+    int code = open_origin(t);
+    if (code == 0)
+        code = origin_model(&t->o, &t->from, &t->model);
     if (code != 0)
         return code;
     settings_training(&t->o, &t->settings);
@@ -91,17 +103,19 @@ int training_open(training *t, const options *o, const char *label)
     if (code == 0)
         code = read_settings(t);
     if (code == 0)
-        code = open_text(&t->o, t->context, &t->text, &t->data);
-    if (code == 0)
-        qs_text_get_info(t->text, &t->text_info);
+        code = training_open_texts(t);
     return code;
 }
 
-/* Mean loss over the first windows (0: all) of the validation part. */
-static qs_status evaluate(const training *t, int64_t windows, double *loss, int64_t *tokens)
+static int64_t evaluation_batch(const training *t)
 {
-    const int64_t batch = t->settings.micro_batch < EVALUATION_BATCH ? t->settings.micro_batch : EVALUATION_BATCH;
-    return qs_model_evaluate(qs_trainer_model(t->trainer), t->text, windows, batch, loss, tokens);
+    return t->settings.micro_batch < EVALUATION_BATCH ? t->settings.micro_batch : EVALUATION_BATCH;
+}
+
+/* Mean loss over the first windows (0: all) of the validation part of a text. */
+static qs_status evaluate(const training *t, qs_text *text, int64_t windows, double *loss, int64_t *tokens)
+{
+    return qs_model_evaluate(qs_trainer_model(t->trainer), text, windows, evaluation_batch(t), loss, tokens);
 }
 
 /* Everything that can be refused is, before the first file is written: a window is evaluated too. */
@@ -110,7 +124,9 @@ static int create_trainer(training *t)
     double loss = 0.0;
     qs_status status = qs_trainer_create(t->context, &t->model, &t->settings, t->text, &t->trainer);
     if (status == QS_OK)
-        status = evaluate(t, 1, &loss, NULL);
+        status = origin_start(&t->from, t->trainer);
+    if (status == QS_OK)
+        status = evaluate(t, t->text, 1, &loss, NULL);
     if (status == QS_OK)
         status = qs_trainer_bits(t->trainer, &t->bits);
     return status == QS_OK ? 0 : fail_library(NAME, status, NULL);
@@ -156,9 +172,10 @@ static int open_folder(training *t)
     int code = run_folder_create(&t->folder);
     if (code == 0 && t->o.value[OPT_RESUME].given)
         code = resume(t);
+    if (code == 0 && t->first_step > 0)
+        code = training_check_also(t, t->files[1]);
     if (code == 0)
-        code = run_folder_write(&t->folder, t->folder.config,
-                                settings_config(&t->o, t->data, &t->text_info, &t->model, &t->settings));
+        code = run_folder_write(&t->folder, t->folder.config, training_config(t));
     if (code != 0)
         return code;
     const double left = seconds_left(t);
@@ -199,16 +216,49 @@ static int stop_nonfinite(training *t, int64_t step)
                      t->checkpoint[0] == '\0' ? "no checkpoint was saved" : "the last good checkpoint is ", t->checkpoint);
 }
 
+/* What came of an evaluation: 0 where there is a loss to tell. */
+static int check_loss(training *t, qs_status status, double loss)
+{
+    if (status == QS_ERR_NONFINITE || (status == QS_OK && !isfinite(loss)))
+        return stop_nonfinite(t, qs_trainer_position(t->trainer));
+    return status == QS_OK ? 0 : fail_run(t, status, NULL);
+}
+
 static int validate(training *t, int64_t windows, bool final)
 {
     double loss = 0.0;
+    const qs_status status = evaluate(t, t->text, windows, &loss, &t->val_tokens);
+    const int code = check_loss(t, status, loss);
+    return code != 0 ? code : watch_validation(&t->watch, qs_trainer_position(t->trainer), loss, t->val_tokens, final);
+}
+
+/* The figures before the first step, and those at the end. */
+static int validate_whole(training *t)
+{
+    double loss = 0.0;
+    int64_t tokens = 0;
+    const int64_t windows = t->o.value[OPT_FINAL_WINDOWS].integer;
+    int code = validate(t, windows, true);
+    if (code != 0 || t->also == NULL)
+        return code;
+    const qs_status status = evaluate(t, t->also, windows, &loss, &tokens);
+    code = check_loss(t, status, loss);
+    return code != 0 ? code : watch_also(&t->watch, qs_trainer_position(t->trainer), loss, tokens);
+}
+
+/* The test part: once, when a run is over. A run that can go on is not (a signal, the time), and one that was over before has its
+ * figure in metrics.jsonl. */
+static int test(training *t)
+{
+    double loss = 0.0;
+    int64_t tokens = 0;
     const int64_t step = qs_trainer_position(t->trainer);
-    const qs_status status = evaluate(t, windows, &loss, &t->val_tokens);
-    if (status == QS_ERR_NONFINITE || (status == QS_OK && !isfinite(loss)))
-        return stop_nonfinite(t, step);
-    if (status != QS_OK)
-        return fail_run(t, status, NULL);
-    return watch_validation(&t->watch, step, loss, t->val_tokens, final);
+    const bool over = strcmp(t->stopped, "steps") == 0 || strcmp(t->stopped, "patience") == 0;
+    if (t->text_info.test_tokens == 0 || !over || t->watch.history.test_step == step)
+        return 0;
+    const qs_status status = qs_model_test(qs_trainer_model(t->trainer), t->text, 0, evaluation_batch(t), &loss, &tokens);
+    const int code = check_loss(t, status, loss);
+    return code != 0 ? code : watch_test(&t->watch, step, loss, tokens);
 }
 
 /* A state that cannot even be evaluated must not push good checkpoints out, so one window is tried first. */
@@ -220,7 +270,7 @@ static int save(training *t)
     t->saved_at = now_seconds();
     if (step == t->saved_step)
         return 0;
-    qs_status status = evaluate(t, 1, &loss, NULL);
+    qs_status status = evaluate(t, t->text, 1, &loss, NULL);
     if (status == QS_ERR_NONFINITE || (status == QS_OK && !isfinite(loss)))
         return stop_nonfinite(t, step);
     run_folder_checkpoint(&t->folder, step, path);
@@ -308,7 +358,9 @@ static int finish(training *t)
     if (t->first_step == t->settings.steps && access(t->folder.result, F_OK) == 0)
         return 0;
     if (strcmp(t->stopped, "signal") != 0)
-        code = validate(t, t->o.value[OPT_FINAL_WINDOWS].integer, true);
+        code = validate_whole(t);
+    if (code == 0)
+        code = test(t);
     if (code != 0)
         return code;
     return run_folder_write(&t->folder, t->folder.result, training_result(t));
@@ -324,7 +376,7 @@ int training_run(training *t)
     if (t->label[0] == '\0')
         training_tell_start(t);
     if (t->first_step == 0)
-        code = validate(t, t->o.value[OPT_FINAL_WINDOWS].integer, true);
+        code = validate_whole(t);
     if (code == 0)
         code = take_steps(t);
     if (code == 0)
@@ -340,8 +392,10 @@ void training_close(training *t)
     run_folder_close(&t->folder);
     qs_trainer_free(&t->trainer);
     qs_text_free(&t->text);
+    qs_text_free(&t->also);
     qs_close(&t->context);
     json_decref(t->files[0]);
     json_decref(t->files[1]);
     free(t->data);
+    free(t->also_path);
 }

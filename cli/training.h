@@ -4,6 +4,7 @@
 #ifndef QSBITS_CLI_TRAINING_H
 #define QSBITS_CLI_TRAINING_H
 
+#include "from.h"
 #include "rundir.h"
 #include "watch.h"
 
@@ -11,10 +12,12 @@ typedef struct training {
     options o;                      /* of the command line, completed from --config and, when resuming, config.json */
     const char *label;              /* what the progress line starts with, "" for a single run */
     json_t *files[2];               /* --config and config.json; own strings of o */
-    char *data;                     /* absolute path or pattern of the text */
+    char *data, *also_path;         /* absolute paths or patterns of the texts; also_path NULL: no --also */
     qs_context *context;
-    qs_text *text;
-    qs_text_info text_info;
+    qs_text *text, *also;
+    qs_text_info text_info, also_info;
+    origin from;                    /* of --from */
+    bool from_told;                 /* --from was given for this process, not by config.json */
     qs_model_config model;          /* resolved */
     qs_train_options settings;      /* resolved */
     qs_trainer *trainer;
@@ -42,6 +45,9 @@ int training_open(training *t, const options *o, const char *label);
 int training_run(training *t);
 
 void training_close(training *t);
+
+/* The settings of the run as one object: what RUN/config.json holds (new reference). */
+json_t *training_config(const training *t);
 
 /* The result as one object: what --json prints and RUN/result.json holds (new reference). Speed and flips are those of the whole
  * run, also of processes before a resume; seconds and peak_rss_bytes are of this process, peak_bytes of this run in it. */

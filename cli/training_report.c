@@ -4,6 +4,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "settings.h"
+
 static void tell_memory(const training *t)
 {
     char ours[16], theirs[16];
@@ -38,29 +40,67 @@ static void tell_model(const training *t)
 
 static void tell_text(const training *t)
 {
-    char all[16], validation[16];
-    const qs_text_info *x = &t->text_info;
+    char all[16], validation[16], test[40] = "", tested[16];
+    const qs_text_info *x = &t->text_info, *also = &t->also_info;
+    if (x->test_tokens > 0)
+        (void)snprintf(test, sizeof test, "%s to test, before them ", human_bytes((double)x->test_tokens, tested));
     fprintf(stderr,
-            "text    %s in %lld file%s (%lld left out), the last %s to validate; entropy %.3f (order 0),\n"
+            "text    %s in %lld file%s (%lld left out), the last %s%s to validate; entropy %.3f (order 0),\n"
             "        %.3f (order 1) nats per byte\n",
-            human_bytes((double)x->tokens, all), (long long)x->files, x->files == 1 ? "" : "s", (long long)x->skipped,
+            human_bytes((double)x->tokens, all), (long long)x->files, x->files == 1 ? "" : "s", (long long)x->skipped, test,
             human_bytes((double)x->val_tokens, validation), x->entropy0, x->entropy1);
+    if (t->also != NULL)
+        fprintf(stderr, "also    %s in %lld file%s, the last %s to see what is forgotten\n", human_bytes((double)also->tokens, all),
+                (long long)also->files, also->files == 1 ? "" : "s", human_bytes((double)also->val_tokens, validation));
+}
+
+/* What there is to say about an optimizer beside its name, "" for nothing. */
+static void name_details(const qs_train_options *o, char text[24])
+{
+    text[0] = '\0';
+    if (o->optimizer == QS_OPTIMIZER_FSM)
+        (void)snprintf(text, 24, " %s", options_choice_text(OPT_FSM_STATE, o->fsm));
+    if (o->optimizer == QS_OPTIMIZER_LORA)
+        (void)snprintf(text, 24, " of rank %lld", (long long)o->lora_rank);
 }
 
 void training_tell_start(const training *t)
 {
-    const bool fsm = t->settings.optimizer == QS_OPTIMIZER_FSM;
+    char details[24];
+    name_details(&t->settings, details);
     tell_device(t);
     tell_model(t);
     tell_text(t);
     if (t->trainer != NULL)
         tell_memory(t);
-    fprintf(stderr, "train   %lld steps of %lld x %lld tokens, %s%s%s, rate %g, seed %llu\n", (long long)t->settings.steps,
+    fprintf(stderr, "train   %lld steps of %lld x %lld tokens, %s%s, rate %g, seed %llu\n", (long long)t->settings.steps,
             (long long)t->settings.batch, (long long)t->model.ctx, options_choice_text(OPT_OPTIMIZER, t->settings.optimizer),
-            fsm ? " " : "", fsm ? options_choice_text(OPT_FSM_STATE, t->settings.fsm) : "", t->settings.lr,
-            (unsigned long long)t->settings.seed);
+            details, t->settings.lr, (unsigned long long)t->settings.seed);
+    if (t->from.path[0] != '\0')
+        fprintf(stderr, "from    %s\n", t->from.path);
     if (t->first_step > 0)
         fprintf(stderr, "resume  step %lld, %s\n", (long long)t->first_step, t->checkpoint);
+}
+
+/* Tested where it stands now: what went on after a test has to be tested anew. */
+static bool is_tested(const training *t)
+{
+    return t->watch.history.test_step == qs_trainer_position(t->trainer);
+}
+
+/* Of the test part and of --also. */
+static void tell_figures(const training *t)
+{
+    const history *h = &t->watch.history;
+    if (t->text_info.test_tokens > 0 && is_tested(t))
+        fprintf(stderr, "test    %.4f over %lld tokens that nothing was chosen by\n", h->test_loss, (long long)h->test_tokens);
+    else if (t->text_info.test_tokens > 0)
+        fprintf(stderr, "test    kept for the end of the run\n");
+    if (t->also != NULL && isfinite(h->also_start))
+        fprintf(stderr, "also    %.4f at the start, %.4f now: %+.4f\n", h->also_start, h->also_last,
+                h->also_last - h->also_start);
+    else if (t->also != NULL)
+        fprintf(stderr, "also    unknown at the start, %.4f now\n", h->also_last);
 }
 
 void training_tell_end(const training *t)
@@ -68,6 +108,7 @@ void training_tell_end(const training *t)
     const history *h = &t->watch.history;
     fprintf(stderr, "\nloss    validation %.4f at the start, %.4f now; entropy of the text %.3f (order 0), %.3f (order 1)\n"
                     "        nats per byte\n", h->val_start, h->val_last, t->text_info.entropy0, t->text_info.entropy1);
+    tell_figures(t);
     tell_memory(t);
     if (strcmp(t->stopped, "time") == 0)
         fprintf(stderr, "time    limit reached at step %lld of %lld; go on with: qsbits train --resume --out %s\n",
@@ -108,6 +149,41 @@ static json_t *outcome_json(const training *t)
         "best_loss", json_number(h->best_loss), "best_step", (json_int_t)h->best_step, "flips_per_weight", h->flips);
 }
 
+json_t *training_config(const training *t)
+{
+    const qs_text_info *also = &t->also_info;
+    json_t *config = settings_config(&t->o, t->data, &t->text_info, &t->model, &t->settings);
+    if (t->text_info.test_tokens > 0)
+        (void)json_object_set_new(json_object_get(config, "text"), "test_tokens",
+                                  json_integer((json_int_t)t->text_info.test_tokens));
+    if (t->trainer != NULL && qs_trainer_from(t->trainer)[0] != '\0')
+        (void)json_object_set_new(config, "from", json_pack("{s:s}", "xxh3_128", qs_trainer_from(t->trainer)));
+    if (t->also != NULL)
+        (void)json_object_set_new(config, "also",
+                                  json_pack("{s:I, s:I, s:I, s:I, s:s}", "tokens", (json_int_t)also->tokens, "val_tokens",
+                                            (json_int_t)also->val_tokens, "files", (json_int_t)also->files, "skipped",
+                                            (json_int_t)also->skipped, "hash", also->hash));
+    return config;
+}
+
+/* Of the test part and of --also, where a run has them. */
+static json_t *figures_json(const training *t)
+{
+    const history *h = &t->watch.history;
+    const bool nonfinite = strcmp(t->stopped, "nonfinite") == 0;
+    json_t *figures = json_object();
+    if (t->text_info.test_tokens > 0) {
+        (void)json_object_set_new(figures, "test_loss", json_number(is_tested(t) && !nonfinite ? h->test_loss : NAN));
+        (void)json_object_set_new(figures, "test_tokens", json_integer((json_int_t)(is_tested(t) ? h->test_tokens : 0)));
+    }
+    if (t->also != NULL) {
+        (void)json_object_set_new(figures, "also_loss", json_number(nonfinite ? NAN : h->also_last));
+        (void)json_object_set_new(figures, "also_loss_start", json_number(h->also_start));
+        (void)json_object_set_new(figures, "also_tokens", json_integer((json_int_t)h->also_tokens));
+    }
+    return figures;
+}
+
 json_t *training_result(const training *t)
 {
     json_t *before = t->first_step == t->settings.steps ? json_load_file(t->folder.result, 0, NULL) : NULL;
@@ -131,8 +207,13 @@ json_t *training_result(const training *t)
         "health_bits_per_weight", bits->health_bits_per_weight, "packed_weights", (json_int_t)bits->packed_weights,
         "training_bytes", (json_int_t)bits->training_bytes, "adamw16_bytes", (json_int_t)bits->adamw16_bytes,
         "peak_rss_bytes", (json_int_t)qs_peak_rss(), "peak_bytes", (json_int_t)all.peak_bytes, "memory", memory_json(t));
+    json_t *figures = figures_json(t);
+    (void)json_object_update(result, figures);
     (void)json_object_update(result, settings);
     (void)json_object_update(result, sizes);
+    if (qs_trainer_from(t->trainer)[0] != '\0')
+        (void)json_object_set_new(result, "from", json_string(qs_trainer_from(t->trainer)));
+    json_decref(figures);
     json_decref(settings);
     json_decref(sizes);
     return result;

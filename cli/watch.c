@@ -123,6 +123,25 @@ int watch_validation(watch *w, int64_t step, double val_loss, int64_t val_tokens
     return code != 0 || again ? code : told_events(w, events_write(&w->events, step, 1, &name, &val_loss));
 }
 
+int watch_also(watch *w, int64_t step, double loss, int64_t tokens)
+{
+    static const char *const name = "loss/also";
+    const bool again = w->history.also_step == step;  /* as above */
+    history_also(&w->history, step, loss, tokens);
+    progress_say(&w->progress, "step %lld  loss %.4f on the text of --also", (long long)step, loss);
+    const int code = told_metrics(w, metrics_also(&w->metrics, step, loss, tokens));
+    return code != 0 || again ? code : told_events(w, events_write(&w->events, step, 1, &name, &loss));
+}
+
+int watch_test(watch *w, int64_t step, double loss, int64_t tokens)
+{
+    static const char *const name = "loss/test";
+    history_test(&w->history, step, loss, tokens);
+    progress_say(&w->progress, "step %lld  test loss %.4f", (long long)step, loss);
+    const int code = told_metrics(w, metrics_test(&w->metrics, step, loss, tokens));
+    return code != 0 ? code : told_events(w, events_write(&w->events, step, 1, &name, &loss));
+}
+
 /* ---- health ---------------------------------------------------------------------------------------------------- */
 
 static int tell_memory(watch *w, int64_t step, const uint64_t memory[QS_MEMORY_TAGS + 1])

@@ -47,6 +47,10 @@ int watch_save(watch *w);
 /* After a validation. final: the first or the last one of a run, over other windows than those on the way. */
 int watch_validation(watch *w, int64_t step, double val_loss, int64_t val_tokens, bool final);
 
+/* After the text of --also, and after the test part, was evaluated. */
+int watch_also(watch *w, int64_t step, double loss, int64_t tokens);
+int watch_test(watch *w, int64_t step, double loss, int64_t tokens);
+
 /* At the end of a health window: reads the health of every block and the memory accounts, writes them, warns. */
 int watch_health(watch *w, const qs_context *context, const qs_trainer *trainer, int64_t step);
 

@@ -49,14 +49,22 @@ def pass_through(rounded, smooth):
     return smooth + (rounded - smooth).detach()
 
 
+LORA = 2.0  # alpha / r: the library's B is LORA times that of the paper
+
+
 class Parameters:
-    """The leaves of the graph: floats by name; of every matrix its dense weights, its latents or its signs, and its masters."""
+    """The leaves of the graph: floats by name; of every matrix its dense weights, its latents or its signs, its masters, and A and
+    B of its adapter as in the paper."""
 
     def __init__(self, model, state, c, optimizer):
         self.floats, self.matrices, self.masters, self.optimizer, self.base = {}, {}, {}, optimizer, {}
+        self.adapters = {}
         for name, value in model.items():
             matrix = name[:-len(".weight")]
             if name.startswith("pad.") or name.endswith(".weight_scale"):
+                continue
+            if ".lora_" in name:
+                self.adapters[name] = self.leaf(value / LORA if name.endswith("B") else value)
                 continue
             if not matrix.endswith("_proj"):
                 self.floats[name] = self.leaf(value)
@@ -83,7 +91,9 @@ class Parameters:
         if self.optimizer == "ste":
             w = pass_through(torch.where(w >= 0, 1.0, -1.0).double(), w)
         scale = self.base[matrix] * self.masters[matrix]
-        return F.linear(x, w) * pass_through(scale.half().double(), scale)
+        y = F.linear(x, w) * pass_through(scale.half().double(), scale)
+        a, b = (self.adapters.get(matrix + ".lora_" + part) for part in "AB")
+        return y if a is None else y + LORA * F.linear(F.linear(x, a), b)
 
     def norm(self, x, name, eps):
         gain = self.floats.get(name + ".weight")
@@ -130,9 +140,12 @@ def loss_of(p, tokens, c):
 
 
 def clip(p, limit):
-    """What is clipped: the gradients of floats and masters, by their common norm."""
+    """What is clipped: the gradients of floats, masters and adapters, by their common norm; those of B as the library has them."""
+    for name, leaf in p.adapters.items():
+        if name.endswith("B"):
+            leaf.grad /= LORA
     if limit > 0:
-        torch.nn.utils.clip_grad_norm_(list(p.floats.values()) + list(p.masters.values()), limit)
+        torch.nn.utils.clip_grad_norm_([*p.floats.values(), *p.masters.values(), *p.adapters.values()], limit)
 
 
 def gradients(p):
@@ -146,8 +159,10 @@ def gradients(p):
             square = leaf.grad ** 2
             yield matrix + ".row_moment", square.mean(1)
             yield matrix + ".column_moment", square.mean(0)
-        elif p.optimizer != "frozen":
+        elif p.optimizer not in ("frozen", "lora"):
             yield matrix + ".weight", leaf.grad.clone()
+    for name, leaf in p.adapters.items():
+        yield name, leaf.grad.clone()
 
 
 def make_case(folder, name):
@@ -158,7 +173,7 @@ def make_case(folder, name):
         tokens = numpy.frombuffer(file.read(), "u1").reshape(STEPS, -1, c["ctx"] + 1).astype(numpy.int64)
     files = [read_safetensors(os.path.join(folder, name, part + ".safetensors")) for part in ("model", "state")]
     p = Parameters(*files, c, t["optimizer"])
-    moving = p.matrices if t["optimizer"] in ("adamw", "ste") else {}
+    moving = p.matrices if t["optimizer"] in ("adamw", "ste") else p.adapters
     groups = [dict(params=list(leaves.values()), rate=t[rate], weight_decay=decay)
               for leaves, rate, decay in ((p.floats, "lr", 0.0), (p.masters, "scale_lr", 0.0),
                                           (moving, "matrix_lr", t["weight_decay"])) if leaves]
@@ -169,7 +184,7 @@ def make_case(folder, name):
         decay = t["final_lr"] + (1 - t["final_lr"]) * 0.5 * (1 + math.cos(math.pi * step / t["steps"]))
         for group in adam.param_groups:
             group["lr"] = group["rate"] * warm * decay
-        for leaf in [*p.floats.values(), *p.matrices.values(), *p.masters.values()]:
+        for leaf in [*p.floats.values(), *p.matrices.values(), *p.masters.values(), *p.adapters.values()]:
             leaf.grad = None
         loss = loss_of(p, torch.tensor(tokens[step]), c)
         loss.backward()

@@ -71,12 +71,15 @@ class Usage(CliCase):
                 ("--layers", "0", "1 to 4096"), ("--layers", "two", "whole number"), ("--steps", "1e3", "whole number"),
                 ("--steps", "99999999999999999999", "out of range"), ("--val-fraction", "0.9", "0.5"),
                 ("--val-fraction", "0", "out of range"), ("--lr", "nan", "not a number"), ("--lr", "-1", "out of range"),
-                ("--optimizer", "adam", "fsm|ste|bop|frozen|adamw"), ("--fsm-state", "c3", "t2|c2|c4|c8"), ("--batch", "", "whole number"),
+                ("--optimizer", "adam", "fsm|ste|bop|frozen|lora|adamw"), ("--rank", "0", "1 to 1024"),
+                ("--fsm-state", "c3", "t2|c2|c4|c8"), ("--batch", "", "whole number"),
                 ("--threads", "5000", "1024"), ("--dim", "33", "32"), ("--heads", "3", "heads"), ("--kv-heads", "3", "heads"),
                 ("--preset", "huge", "tiny"), ("--micro-batch", "3", "256"), ("--micro-batch", "64", "micro_batch"),
                 ("--cpu", "z80", "z80"), ("--warmup", "100", "warmup")):
             with self.subTest(option=option, value=value):
                 self.refused(64, word, *self.train_arguments(self.folder / "run", option, value))
+        self.refused(64, ("lora_rank is 33", "1..32", "--rank"),
+                     *self.train_arguments(self.folder / "run", "--optimizer", "lora", "--rank", 33))
         self.refused(69, "nosuch", *self.train_arguments(self.folder / "run", "--device", "nosuch"))
         self.assertEqual(only_files_of(self.folder), ["text.txt"])
 

@@ -59,6 +59,10 @@ def expected(lines):
                 add(tag, step, line[key])
         elif "val_loss" in line:
             add("loss/validation", step, line["val_loss"])
+        elif "also_loss" in line:
+            add("loss/also", step, line["also_loss"])
+        elif "test_loss" in line:
+            add("loss/test", step, line["test_loss"])
         elif "health" in line:
             for figure in FIGURES:
                 add(f"health/{figure}", step, line["health"]["all"][figure])
@@ -100,6 +104,16 @@ class Events(CliCase):
         self.assertGreater(shown["speed/tokens_per_second"][-1][1], 0)
         for points in shown.values():
             self.assertTrue(all(before - 60 <= p[2] <= time.time() + 60 for p in points))
+
+    def test_final_figures(self):
+        """The test part and the text of --also: also where a run that was over is looked at again."""
+        run = self.folder / "run"
+        self.train(run, "--test-fraction", "0.2", "--also", self.text, "--eval-every", "2", "--patience", "2", "--eval-windows", "1",
+                   "--lr", "0.3", steps=500)
+        for _ in range(2):
+            shown = self.assert_shows(run)
+            self.assertEqual([len(shown[tag]) for tag in ("loss/also", "loss/test")], [2, 1])
+            self.ok("train", "--resume", "--out", run)
 
     def test_means(self):
         """Lines every few steps hold means whose sums are those of all steps, also behind a resume at another step."""

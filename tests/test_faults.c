@@ -283,6 +283,19 @@ static qs_status deed_load(void)
     return status;
 }
 
+/* A new run from the weights of another. */
+static qs_status deed_start(void)
+{
+    qs_trainer *trainer = NULL;
+    qs_status status = qs_trainer_create(w.context, &w.s.config, &w.s.options, w.text, &trainer);
+    if (status == QS_OK) {
+        status = qs_trainer_start_from(trainer, w.six.text);
+        assert_true((status == QS_OK) == (qs_trainer_from(trainer)[0] != '\0'));
+    }
+    qs_trainer_free(&trainer);
+    return status;
+}
+
 static qs_status deed_open_run(void)
 {
     qs_model *model = NULL;
@@ -387,7 +400,7 @@ static const struct {
     {"latest", deed_latest, true, true},       {"hash", deed_hash, false, false},
     {"text", deed_text, true, false},          {"evaluate", deed_evaluate, false, false},
     {"session", deed_session, false, false},   {"context", deed_context, false, false},
-    {"write", deed_write, false, true},
+    {"write", deed_write, false, true},        {"start", deed_start, true, true},
 };
 enum { DEEDS = (int)(sizeof deeds / sizeof *deeds) };
 

@@ -8,6 +8,7 @@
  *   test_gradients                 the tests
  *   test_gradients --start FOLDER  writes what make_golden.py starts from: a checkpoint of step 0 and the batches, per case */
 #include <math.h>
+#include <stdbool.h>
 #include "training_case.h"
 
 typedef struct golden_tensor {
@@ -52,6 +53,8 @@ static const gradient_case cases[] = {
     {"fsm_c8", QS_OPTIMIZER_FSM, QS_FSM_C8, 1, 2, 2, 16, 24, 2, 0, 1, 0, 0.0, 0.0, BYTES},
     {"dense_symbols", QS_OPTIMIZER_ADAMW, QS_FSM_C4, 1, 2, 2, 16, 24, 11, 0, 1, 0, 0.0, 0.0, SEVERAL_BLOCKS},
     {"frozen_tied_symbols", QS_OPTIMIZER_FROZEN, QS_FSM_C4, 1, 2, 2, 16, 24, 11, 1, 1, 1, 0.0, 0.0, SEVERAL_BLOCKS},
+    {"lora_gqa", QS_OPTIMIZER_LORA, QS_FSM_C4, 2, 4, 2, 16, 24, 11, 0, 1, 0, 0.3, 0.0, BYTES},
+    {"lora_tied", QS_OPTIMIZER_LORA, QS_FSM_C4, 1, 2, 1, 32, 72, 4, 1, 0, 1, 0.0, 0.0, BYTES},
 };
 enum { CASES = (int)(sizeof cases / sizeof cases[0]), TEXT = 3000, STEPS = 6 };
 
@@ -73,6 +76,7 @@ static setup setup_of(const gradient_case *c)
     s.options.seed = 20;
     s.options.lr = s.options.matrix_lr = 4e-3;   /* not the defaults, which may move */
     s.options.scale_lr = 0.045;
+    s.options.lora_rank = 5;
     return s;
 }
 
@@ -141,7 +145,8 @@ static void check_tensor(const char *case_name, const qs_checkpoint *checkpoint,
     for (int64_t i = 0; i < count; i++)
         squares += (double)x[i] * (double)x[i];
     const double norm = factor * sqrt(squares);
-    if (!(fabs(norm - g->norm) <= tolerance * g->norm) || !(g->norm > 0.0))
+    const bool still = strstr(g->name, ".lora_A") != NULL;   /* while B is 0 */
+    if (!(fabs(norm - g->norm) <= tolerance * g->norm) || still != (g->norm == 0.0))
         fail_msg("%s: the norm of %s is %.9g, PyTorch has %.9g", case_name, g->name, norm, g->norm);
     for (int i = 0; i < SAMPLES; i++) {
         const double value = factor * (double)x[i * (count - 1) / (SAMPLES - 1)];
@@ -283,63 +288,82 @@ static void compare_slopes(const char *name, const char *what, double measured, 
         fail_msg("%s, %s: the loss changes by %.6g per unit, the gradient says %.6g", name, what, measured, gradient);
 }
 
-/* A float tensor and its gradient, 10 times the first moment. */
+/* What AdamW saw in the step between both checkpoints: m' = 0.9 m + 0.1 g. The caller frees it. */
+static double *gradient_between(const probe *p, const char *name, int64_t *count)
+{
+    const float *m = floats_of(p->start, name, ".adam_m", count), *next = floats_of(p->after, name, ".adam_m", count);
+    assert_true(m && next);
+    double *g = malloc((size_t)*count * sizeof *g);
+    assert_non_null(g);
+    for (int64_t i = 0; i < *count; i++)
+        g[i] = 10.0 * ((double)next[i] - 0.9 * (double)m[i]);
+    return g;
+}
+
+/* A float tensor and its gradient. */
 typedef struct slope {
     int64_t count;
-    const float *value, *m;
+    const float *value;
+    double *g;                 /* [count] */
     float *moved;              /* [count] a copy of value to be changed */
 } slope;
 
 static slope slope_of(const probe *p, const char *name)
 {
-    slope g = {0, NULL, NULL, NULL};
+    slope s = {0, NULL, NULL, NULL};
     int64_t moments = 0;
-    g.value = floats_of(p->start, name, "", &g.count);
-    g.m = floats_of(p->after, name, ".adam_m", &moments);
-    g.moved = malloc((size_t)g.count * sizeof *g.moved);
-    assert_true(g.value && g.m && g.moved && g.count == moments);
-    memcpy(g.moved, g.value, (size_t)g.count * sizeof *g.moved);
-    return g;
+    s.value = floats_of(p->start, name, "", &s.count);
+    s.g = gradient_between(p, name, &moments);
+    s.moved = malloc((size_t)s.count * sizeof *s.moved);
+    assert_true(s.value && s.moved && s.count == moments);
+    memcpy(s.moved, s.value, (size_t)s.count * sizeof *s.moved);
+    return s;
+}
+
+static void free_slope(slope *s)
+{
+    free(s->g);
+    free(s->moved);
 }
 
 /* Along the gradient of elements from .. to - 1, all at once. */
 static void check_along(const probe *p, const char *name, int64_t from, int64_t to)
 {
-    const slope g = slope_of(p, name);
+    slope s = slope_of(p, name);
     double squares = 0.0, loss[2], along = 0.0;
-    to = to < g.count ? to : g.count;
+    to = to < s.count ? to : s.count;
     for (int64_t i = from; i < to; i++)
-        squares += 100.0 * (double)g.m[i] * (double)g.m[i];
+        squares += s.g[i] * s.g[i];
     const double norm = sqrt(squares);
     for (int side = 0; side < 2; side++) {
         const double step = (side ? -1.0 : 1.0) * wanted_change / (norm * norm);
         for (int64_t i = from; i < to; i++) {
-            g.moved[i] = (float)((double)g.value[i] + step * 10.0 * (double)g.m[i]);
-            along += (side ? -1.0 : 1.0) * ((double)g.moved[i] - (double)g.value[i]) * 10.0 * (double)g.m[i] / norm;
+            s.moved[i] = (float)((double)s.value[i] + step * s.g[i]);
+            along += (side ? -1.0 : 1.0) * ((double)s.moved[i] - (double)s.value[i]) * s.g[i] / norm;
         }
-        loss[side] = loss_with(p, name, g.moved);
+        loss[side] = loss_with(p, name, s.moved);
     }
     compare_slopes(name, "along the gradient", (loss[0] - loss[1]) / along, norm);
-    free(g.moved);
+    free_slope(&s);
 }
 
 /* Along the gradient (all elements at once) and along its largest element. */
 static void check_floats(const probe *p, const char *name)
 {
-    const slope g = slope_of(p, name);
+    slope s = slope_of(p, name);
     int64_t largest = 0;
     double loss[2], between = 0.0;
-    check_along(p, name, 0, g.count);
-    for (int64_t i = 0; i < g.count; i++)
-        largest = fabsf(g.m[i]) > fabsf(g.m[largest]) ? i : largest;
-    const double steep = 10.0 * (double)g.m[largest];
+    check_along(p, name, 0, s.count);
+    for (int64_t i = 0; i < s.count; i++)
+        largest = fabs(s.g[i]) > fabs(s.g[largest]) ? i : largest;
+    const double steep = s.g[largest];
     for (int side = 0; side < 2; side++) {
-        g.moved[largest] = (float)((double)g.value[largest] + (side ? -1.0 : 1.0) * 0.5 * wanted_change / fabs(steep));
-        between += (side ? -1.0 : 1.0) * (double)g.moved[largest];
-        loss[side] = loss_with(p, name, g.moved);
+        s.moved[largest] = (float)((double)s.value[largest] + (side ? -1.0 : 1.0) * 0.5 * wanted_change / fabs(steep));
+        between += (side ? -1.0 : 1.0) * (double)s.moved[largest];
+        loss[side] = loss_with(p, name, s.moved);
     }
     compare_slopes(name, "largest element", (loss[0] - loss[1]) / between, steep);
-    free(g.moved);
+    free_slope(&s);
 }
 
 /* The fp16 scales of a matrix, moved by 1% along the sign of the masters' gradient; base: what a master of 1 means. */
@@ -349,22 +373,24 @@ static void check_scales(const probe *p, const char *matrix, double base)
     qs_tensor_info info;
     int64_t count = 0;
     double loss[2], expected[2] = {0.0, 0.0};
+    snprintf(name, sizeof name, "%s.weight_scale_master", matrix);
+    double *g = gradient_between(p, name, &count);
     snprintf(name, sizeof name, "%s.weight_scale", matrix);
     const int64_t index = qs_checkpoint_find(p->start, name);
     ok(qs_checkpoint_tensor(p->start, index, &info));
     const uint16_t *scale = qs_checkpoint_data(p->start, index);
-    const float *m = floats_of(p->after, matrix, ".weight_scale_master.adam_m", &count);
-    assert_true(m && info.format == QS_F16 && info.cols == count && count <= 1024);
+    assert_true(info.format == QS_F16 && info.cols == count && count <= 1024);
     uint16_t moved[1024];
     for (int side = 0; side < 2; side++) {
         for (int64_t i = 0; i < count; i++) {
-            const float old = qs_half_to_float(scale[i]), way = ((m[i] > 0.0f) == (side == 0)) ? 1.01f : 0.99f;
+            const float old = qs_half_to_float(scale[i]), way = ((g[i] > 0.0) == (side == 0)) ? 1.01f : 0.99f;
             moved[i] = qs_float_to_half(old * way);
-            expected[side] += 10.0 * (double)m[i] * ((double)qs_half_to_float(moved[i]) - (double)old) / base;
+            expected[side] += g[i] * ((double)qs_half_to_float(moved[i]) - (double)old) / base;
         }
         loss[side] = loss_with(p, name, moved);
     }
     compare_slopes(matrix, "row scales", loss[0] - loss[1], expected[0] - expected[1]);
+    free(g);
 }
 
 static void check_block(const probe *p, const setup *s)
@@ -388,6 +414,10 @@ static void check_block(const probe *p, const setup *s)
             check_floats(p, name);
         else
             check_scales(p, name, base);
+        for (int part = 0; part < 2 && s->options.optimizer == QS_OPTIMIZER_LORA; part++) {
+            snprintf(name, sizeof name, "model.layers.0.%s.lora_%c", matrices[i], "AB"[part]);
+            check_floats(p, name);
+        }
     }
 }
 
@@ -400,15 +430,17 @@ static void check_head_blocks(const probe *p, const setup *s)
         check_along(p, name, cuts[i] * s->config.dim, cuts[i + 1] * s->config.dim);
 }
 
-static void differences(const gradient_case *c)
+/* At a step of the run: adapters have no gradient of A at step 0. */
+static void differences(const gradient_case *c, int64_t step)
 {
     const setup s = setup_of(c);
     const file_path before = path_of("before"), after = path_of("after"), edited = path_of("edited");
     qs_context *context = open_context(1, NULL, NULL);
     qs_text *text = one_window_text(context, s.config.ctx);
     qs_trainer *trainer = make_trainer(context, &s, text);
+    train_to(trainer, step);
     ok(qs_trainer_save(trainer, before.text));
-    const qs_step_info info = train_to(trainer, 1);
+    const qs_step_info info = train_to(trainer, step + 1);
     ok(qs_trainer_save(trainer, after.text));
     qs_checkpoint *start = open_checkpoint(before.text), *end = open_checkpoint(after.text);
     const probe p = {context, text, start, end, edited.text};
@@ -430,26 +462,32 @@ static void differences(const gradient_case *c)
 static void test_differences_dense(void **state)
 {
     (void)state;
-    differences(&cases[1]);
+    differences(&cases[1], 0);
 }
 
 static void test_differences_packed(void **state)
 {
     (void)state;
-    differences(&cases[4]);
+    differences(&cases[4], 0);
 }
 
 static void test_differences_tied(void **state)
 {
     (void)state;
-    differences(&cases[3]);
+    differences(&cases[3], 0);
 }
 
 static void test_differences_many_symbols(void **state)
 {
     (void)state;
-    differences(&cases[8]);
-    differences(&cases[9]);
+    differences(&cases[8], 0);
+    differences(&cases[9], 0);
+}
+
+static void test_differences_adapters(void **state)
+{
+    (void)state;
+    differences(&cases[11], 8);
 }
 
 int main(int argc, char **argv)
@@ -460,6 +498,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_differences_packed),
         cmocka_unit_test(test_differences_tied),
         cmocka_unit_test(test_differences_many_symbols),
+        cmocka_unit_test(test_differences_adapters),
     };
     if (argc == 3 && strcmp(argv[1], "--start") == 0) {
         write_start(argv[2]);

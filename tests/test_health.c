@@ -382,9 +382,9 @@ static void test_resume(void **state)
 {
     (void)state;
     static const int64_t stops[] = {2, WINDOW, 2 * WINDOW - 1};
-    static const int some[] = {2, 3, 4, 8, 9, 11};   /* c4, c8, literal, ste, frozen, bop */
+    static const int some[] = {2, 3, 4, 8, 9, 11, 12};   /* c4, c8, literal, ste, frozen, bop, lora */
     const file_path folder = path_of("stopped"), want = path_of("end"), got = path_of("resumed");
-    for (int n = 0; n < 6; n++)
+    for (int n = 0; n < 7; n++)
         for (int s = 0; s < 3; s++) {
             const int i = some[n];
             run whole = open_run(&arms[i], WINDOW), first = open_run(&arms[i], WINDOW), second = open_run(&arms[i], WINDOW);

@@ -13,9 +13,10 @@ static qs_model_config session_config(int graph)
     c.sub_norm = graph >> 1 & 1;
     c.tied = graph == 3;
     c.dense = graph == 2;
+    c.lora_rank = graph == 4 ? 3 : 0;
     return c;
 }
-enum { GRAPHS = 4 };
+enum { GRAPHS = 5 };
 
 static void tokens_of(int32_t *tokens, int64_t n)
 {
@@ -55,7 +56,7 @@ static void test_config_refused(void **state)
         FIELD(vocab, 1), FIELD(vocab, -5), FIELD(layers, 0), FIELD(layers, 4097), FIELD(dim, 48), FIELD(dim, 0), FIELD(dim, -32),
         FIELD(dim, INT64_MAX), FIELD(heads, 0), FIELD(heads, 1025), FIELD(heads, INT64_MIN), FIELD(kv_heads, 3),
         FIELD(kv_heads, -1), FIELD(head_dim, 3), FIELD(head_dim, 514), FIELD(head_dim, 5), FIELD(ffn, 33), FIELD(ffn, -64),
-        FIELD(ctx, 1), FIELD(ctx, 1048577),
+        FIELD(ctx, 1), FIELD(ctx, 1048577), FIELD(lora_rank, -1), FIELD(lora_rank, 129), FIELD(lora_rank, INT64_MAX),
 #undef FIELD
     };
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
@@ -75,6 +76,13 @@ static void test_config_refused(void **state)
     qs_model_config_default(&c);
     c.qk_norm = 2;
     refuses(qs_model_config_resolve(&c), QS_ERR_ARG, "qk_norm");
+    qs_model_config_default(&c);
+    c.lora_rank = 1025;
+    c.dim = c.ffn = 2048;
+    refuses(qs_model_config_resolve(&c), QS_ERR_ARG, "lora_rank is 1025; it must lie in 1..1024");
+    c.lora_rank = 4;
+    c.dense = 1;
+    refuses(qs_model_config_resolve(&c), QS_ERR_ARG, "lora_rank is 4 in a model of fp32 matrices");
     qs_model_config_default(&c);
     c.rope_theta = NAN;
     refuses(qs_model_config_resolve(&c), QS_ERR_ARG, "rope_theta");

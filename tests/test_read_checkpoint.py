@@ -15,7 +15,7 @@ QSBITS = os.environ.get("QSBITS")
 TOOL = os.path.join(SOURCE, "tools", "read_checkpoint.py")
 SHAPE = "--layers 1 --dim 32 --heads 2 --ffn 64 --ctx 32 --batch 8 --steps 4 --threads 1".split()
 ARMS = [("fsm", "t2"), ("fsm", "c2"), ("fsm", "c4"), ("fsm", "c8"), ("ste", None), ("bop", None), ("frozen", None),
-        ("adamw", None)]
+        ("lora", None), ("adamw", None)]
 PACKED = ("w1", "t2", "c2", "c4", "c8")
 MATRICES = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj",
             "mlp.down_proj"]
@@ -66,7 +66,8 @@ def expected_names(optimizer):
         state += [name + ".weight_scale_master" + m for m in [""] + ADAM] if optimizer != "adamw" else []
         state += [name + m for m in (".row_moment", ".column_moment", ".control")] if optimizer == "fsm" else []
         state += [name + ".health"] if optimizer in ("fsm", "ste", "bop") else []
-    for name in ["model.layers.0.%s.weight" % norm for norm in NORMS] + FLOATS[1]:
+    adapters = ["model.layers.0.%s.lora_%s" % (m, part) for m in MATRICES for part in "AB"] if optimizer == "lora" else []
+    for name in ["model.layers.0.%s.weight" % norm for norm in NORMS] + adapters + FLOATS[1]:
         model.append(name)
         state += [name + m for m in ADAM]
     return model + state

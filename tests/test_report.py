@@ -77,22 +77,30 @@ def write_run(folder, settings, lines, end=None, tail=""):
     return folder
 
 
-def write_comparison(folder, arms=(("fsm:c4", 0.0), ("ste", 0.3), ("frozen", 0.6), ("adamw", 0.1)), seeds=3):
+def write_comparison(folder, arms=(("fsm:c4", 0.0), ("ste", 0.3), ("frozen", 0.6), ("adamw", 0.1)), seeds=3, tested=False):
+    """tested: with a test part, whose losses are larger by 1, and a second text."""
     rows = []
     for arm, offset in arms:
         runs = []
         for seed in range(1, seeds + 1):
             name, loss = f"{arm.replace(':', '-')}-{seed}", 1.55 + offset + 0.02 * seed * (1 + offset)
             write_run(folder / name, config(optimizer=arm.split(":")[0], seed=seed), metric_lines(400, offset + 0.02 * seed, 2, 2),
-                      result(loss, training_bits_per_weight=6.15 + 90 * offset))
-            runs.append({"seed": seed, "folder": name, "val_loss": loss})
+                      result(loss, training_bits_per_weight=6.15 + 90 * offset, **figures(loss, tested)))
+            runs.append({"seed": seed, "folder": name, "val_loss": loss, **figures(loss, tested)})
         rows.append({"arm": arm, "lr": 0.004, "runs": runs, "loss": {"mean": runs[0]["val_loss"] + 0.02, "stderr": 0.01},
                      "closure": {"mean": (0.6 - offset) / 0.3, "stderr": 0.04},
                      "difference": None if arm == "ste" else {"to": "ste", "mean": offset - 0.3, "stderr": 0.02},
                      "bits_per_weight": 6.15 + 90 * offset, "tokens_per_second": 5000.0, "flips_per_weight": 1.2})
+        if tested:
+            rows[-1] |= {"validation": rows[-1]["loss"], "also": {"mean": 0.25 + offset, "stderr": 0.005},
+                         "loss": {"mean": rows[-1]["loss"]["mean"] + 1, "stderr": 0.01}}
     (folder / "compare.json").write_text(json.dumps({"qsbits": "0.1.0", "arms": rows, "reference": "ste", "seeds": [1, 2, 3],
-                                                     "steps": 400, "text": {}}))
+                                                     "steps": 400, "text": {}, **({"split": "test", "also": True} if tested else {})}))
     return folder
+
+
+def figures(loss, tested):
+    return {"test_loss": loss + 1, "also_loss": 3.25, "also_loss_start": 3.0} if tested else {}
 
 
 # ---- the page ------------------------------------------------------------------------------------------------------------
@@ -274,6 +282,17 @@ class Reading(ReportCase):
                 found = data["runs"][run["run"]]
                 self.assertEqual((found["comparison"], found["arm"], found["seed"]), (0, arm["arm"], run["seed"]))
         self.assertEqual((data["runs"][11]["label"], data["runs"][11]["arm"]), ("own", None))
+        self.assertEqual([data["comparisons"][0][key] for key in ("tested", "also")], [False, False])
+
+    def test_comparison_with_a_test_part(self):
+        data = self.check_page(self.report(write_comparison(self.folder / "compare", tested=True))[0])
+        comparison = data["comparisons"][0]
+        self.assertEqual((comparison["tested"], comparison["also"]), (True, True))
+        for arm in comparison["arms"]:
+            self.assertAlmostEqual(arm["loss"]["mean"] - arm["validation"]["mean"], 1, 9)
+            for run in arm["runs"]:
+                self.assertAlmostEqual(run["test_loss"] - run["val_loss"], 1, 9)
+                self.assertEqual(data["runs"][run["run"]]["result"]["also_loss"], 3.25)
 
 
 class Refusing(ReportCase):
@@ -580,6 +599,24 @@ class Drawing(ReportCase):
         curves = self.picture(dom, "loss").group(1).count('class="curve"')
         self.assertEqual(curves, 4 * (1 + 3 + 1) + 2)   # of each arm: training, seeds, their mean; of the run: training, validation
         self.check_width(path)
+
+    def test_comparison_with_a_test_part(self):
+        """Test losses in table, picture and cards, and what the second text lost; without the options no row of them."""
+        tested, plain = write_comparison(self.folder / "tested", tested=True), write_comparison(self.folder / "plain")
+        names = ("Test loss", "Change on the second text", "Second text, at the start", "test part")
+        for folder, holds in ((tested, True), (plain, False)):
+            path, _ = self.report(folder)
+            dom = self.draw(path)
+            drawn = dom[:dom.index('<script type="application/json"')]
+            for name in names:
+                self.assertEqual(name in drawn, holds, name)
+            if holds:
+                self.assertRegex(drawn, r"2\.5900<span[^>]*> ± 0\.0100</span></td>")         # test loss of fsm:c4
+                self.assertRegex(drawn, r"1\.5900<span[^>]*> ± 0\.0100</span></td>")         # its validation
+                self.assertRegex(drawn, r"\+0\.2500<span[^>]*> ± 0\.0050</span></td>")
+                self.assertRegex(drawn, r"test 2\.5900")
+                self.assertIn('aria-label="Test loss of every arm', drawn)
+            self.check_width(path)
 
     def test_reader(self):
         """Hiding a run, the switches, the choosers, touching a picture, walking it with the keys."""

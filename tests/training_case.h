@@ -136,6 +136,7 @@ static const arm arms[] = {
     {"exact c2", QS_OPTIMIZER_FSM, QS_FSM_C2, QS_RECIPE_EXACT},     {"exact c4", QS_OPTIMIZER_FSM, QS_FSM_C4, QS_RECIPE_EXACT},
     {"ste", QS_OPTIMIZER_STE, QS_FSM_C4, QS_RECIPE_DEFAULT},        {"frozen", QS_OPTIMIZER_FROZEN, QS_FSM_C4, QS_RECIPE_DEFAULT},
     {"adamw", QS_OPTIMIZER_ADAMW, QS_FSM_C4, QS_RECIPE_DEFAULT},    {"bop", QS_OPTIMIZER_BOP, QS_FSM_C4, QS_RECIPE_DEFAULT},
+    {"lora", QS_OPTIMIZER_LORA, QS_FSM_C4, QS_RECIPE_DEFAULT},
 };
 enum { ARMS = (int)(sizeof arms / sizeof arms[0]) };
 

@@ -13,6 +13,10 @@ function finalLoss(run) {
     return run.val.loss.filter(isNumber).pop();
 }
 const result = key => run => run.result ? run.result[key] : null;
+/* What a run has lost on the text of --also. */
+const alsoChange = run => isNumber(result('also_loss')(run)) && isNumber(result('also_loss_start')(run))
+    ? run.result.also_loss - run.result.also_loss_start : null;
+const signed = (value, digits) => isNumber(value) ? (value > 0 ? '+' : '') + fixed(value, digits) : DASH;
 const runName = run => run.arm === null || run.arm === undefined ? run.label
     : run.arm + (isNumber(run.seed) ? ', seed ' + run.seed : '');
 
@@ -116,9 +120,13 @@ function cards() {
         const value = mean(best.group.runs.map(result('packed_bits_per_weight')).filter(isNumber));
         return isNumber(value) ? fixed(value, 2) + ' in an inference file' : '';
     };
+    const tested = group => {
+        const value = mean(group.runs.map(result('test_loss')).filter(isNumber));
+        return isNumber(value) ? 'test ' + fixed(value, 4) : '';
+    };
     $('cards').append(
         card(several ? 'Best validation loss' : 'Validation loss', bestGroup(finalLoss, less), v => fixed(v, 4), null,
-            best => fixed(best.value / Math.LN2, 3) + ' bits per byte'),
+            best => [fixed(best.value / Math.LN2, 3) + ' bits per byte', tested(best.group)].filter(Boolean).join(DOT)),
         card(several ? 'Most tokens per second' : 'Tokens per second', bestGroup(result('tokens_per_second'), more), count, null,
             best => {
                 const seconds = mean(best.group.runs.map(result('step_seconds')).filter(isNumber));
@@ -146,15 +154,20 @@ const estimate = (value, digits, show) => value && isNumber(value.mean)
     ? [show(value.mean, digits),
         isNumber(value.stderr) ? el('span', {class: 'error'}, ` ${PLUS_MINUS} ${fixed(value.stderr, digits)}`) : null]
     : DASH;
-const signed = (value, digits) => (value > 0 ? '+' : '') + fixed(value, digits);
+
+/* What a comparison compares: the test part where there is one. */
+const lossName = comparison => comparison.tested ? 'Test loss' : 'Validation loss';
+const seedLoss = (comparison, run) => comparison.tested ? run.test_loss : run.val_loss;
 
 function armTable(comparison, colour) {
     const to = comparison.reference || 'the first arm';
     const best = Math.min(...comparison.arms.map(arm => arm.loss ? arm.loss.mean : NaN).filter(isNumber));
     const columns = [
-        ['Validation loss', arm => estimate(arm.loss, 4, fixed)], ['Difference to ' + to, arm => estimate(arm.difference, 4, signed)],
+        [lossName(comparison), arm => estimate(arm.loss, 4, fixed)], ['Difference to ' + to, arm => estimate(arm.difference, 4, signed)],
         ['Closure', arm => estimate(arm.closure && {mean: 100 * arm.closure.mean,
             stderr: isNumber(arm.closure.stderr) ? 100 * arm.closure.stderr : null}, 1, (v, d) => fixed(v, d) + '\u00a0%')],
+        ...(comparison.tested ? [['Validation loss', arm => estimate(arm.validation, 4, fixed)]] : []),
+        ...(comparison.also ? [['Change on the second text', arm => estimate(arm.also, 4, signed)]] : []),
         ['Bits per weight', arm => fixed(arm.bits_per_weight, 2)], ['Tokens per second', arm => count(arm.tokens_per_second)],
         ['Flips per weight', arm => short(arm.flips_per_weight)], ['Rate', arm => short(arm.lr)],
         ['Seeds', arm => String(arm.runs.length)]];
@@ -169,24 +182,29 @@ function pairedSeeds(comparison, arm) {
     const other = comparison.arms.find(a => a.arm === comparison.reference);
     return !other || other === arm ? [] : arm.runs.map(run => {
         const pair = other.runs.find(r => r.seed === run.seed);
-        return pair && isNumber(pair.val_loss) && isNumber(run.val_loss) ? run.val_loss - pair.val_loss : null;
+        const [ours, theirs] = [seedLoss(comparison, run), pair && seedLoss(comparison, pair)];
+        return isNumber(ours) && isNumber(theirs) ? ours - theirs : null;
     });
 }
 
 function comparisonSection(comparison, index) {
     const colour = arm => (groups.find(g => g.comparison === index && g.arm === arm.arm) || {colour: 'var(--soft)'}).colour;
-    const losses = el('div', {class: 'panel'}, el('h3', {}, 'Validation loss'),
+    const losses = el('div', {class: 'panel'}, el('h3', {}, lossName(comparison)),
         el('p', {}, 'nats per byte; mean with standard error, each seed a dot'));
     const differences = el('div', {class: 'panel'}, el('h3', {}, 'Difference to ' + comparison.reference),
         el('p', {}, 'paired by seed, so that luck they share cancels; left is better'));
     $('comparisons').append(el('section', {id: 'comparison-' + index},
         el('h2', {}, 'Comparison' + (comparisons.length > 1 ? ': ' + comparison.label : '')),
         el('p', {class: 'about'}, 'Closure is the share of the way from frozen random signs to ste, the 1-bit baseline with float '
-            + `latents. ${PLUS_MINUS} is the standard error over the seeds.`),
+            + `latents. ${PLUS_MINUS} is the standard error over the seeds.`
+            + (comparison.tested ? ' Losses, differences and closure are those of the test part, which every run evaluated once, at its '
+                + 'end; rates were searched on the validation part only.' : '')
+            + (comparison.also ? ' Change on the second text: its loss at the end less that before the first step; above 0 is forgotten.'
+                : '')),
         armTable(comparison, colour), el('div', {class: 'panels', style: 'margin-top:20px'}, losses, differences)));
     const row = (arm, value, seeds) => ({name: arm.arm, colour: colour(arm), mean: value.mean, stderr: value.stderr, seeds});
-    forest(losses, `forest-loss-${index}`, 'Validation loss of every arm', comparison.arms.filter(arm => arm.loss)
-        .map(arm => row(arm, arm.loss, arm.runs.map(run => run.val_loss))), [], v => fixed(v, 2));
+    forest(losses, `forest-loss-${index}`, lossName(comparison) + ' of every arm', comparison.arms.filter(arm => arm.loss)
+        .map(arm => row(arm, arm.loss, arm.runs.map(run => seedLoss(comparison, run)))), [], v => fixed(v, 2));
     const others = comparison.arms.filter(arm => arm.difference && arm.arm !== comparison.reference);
     if (others.length)
         forest(differences, `forest-difference-${index}`, 'Paired difference of every arm', others
@@ -458,8 +476,13 @@ function memorySection() {
 
 /* ---- settings and results --------------------------------------------------------------------------------------- */
 
+/* Title, value, how to show it, which is best; rare: left out where no run has it. */
 const RESULTS = [
     ['Validation loss', finalLoss, v => fixed(v, 4), 'least'], ['Best on the way', result('best_loss'), v => fixed(v, 4)],
+    ['Test loss', result('test_loss'), v => fixed(v, 4), null, 'rare'],
+    ['Second text, at the start', result('also_loss_start'), v => fixed(v, 4), null, 'rare'],
+    ['Second text, at the end', result('also_loss'), v => fixed(v, 4), null, 'rare'],
+    ['Change on the second text', alsoChange, v => signed(v, 4), null, 'rare'],
     ['Training loss', result('train_loss'), v => fixed(v, 4)], ['Steps done', run => run.result ? run.result.step : run.last_step, whole],
     ['Tokens', result('tokens'), count], ['Tokens per second', result('tokens_per_second'), count, 'most'],
     ['Time in steps', result('step_seconds'), duration], ['Flips per weight', result('flips_per_weight'), short],
@@ -515,7 +538,8 @@ function tableSection() {
     const rows = names.map(name => settingRow(name, settings.map(map => map.get(name))));
     const differing = rows.filter(row => row.differs).map(row => row.row), equal = rows.filter(row => !row.differs).map(row => row.row);
     const heading = text => el('tr', {class: 'group'}, el('th', {colspan: runs.length + 1}, text));
-    body.append(tableOf([RESULTS.map(resultRow), differing.length ? [heading('Settings that differ'), differing] : []]));
+    const results = RESULTS.filter(([, get, , , rare]) => !rare || runs.some(run => isNumber(get(run))));
+    body.append(tableOf([results.map(resultRow), differing.length ? [heading('Settings that differ'), differing] : []]));
     if (equal.length)
         body.append(el('details', {}, el('summary', {}, runs.length > 1 ? `${plural(equal.length, 'setting')} that agree` : 'All settings'),
             tableOf(equal)));

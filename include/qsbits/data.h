@@ -29,10 +29,16 @@ QS_API QS_CHECK qs_status qs_text_open(qs_context *context, const char *const *p
 QS_API QS_CHECK qs_status qs_text_from_memory(qs_context *context, const void *bytes, int64_t n, double val_fraction, qs_text **out);
 QS_API void qs_text_free(qs_text **text);
 
+/* Keeps the last test_fraction of the text for a final test, as qs_model_test does it: the validation part lies before it, the
+ * training part before that, and neither reaches into what follows it. For a text as it was opened, before it is trained or evaluated
+ * on; 0 changes nothing. Errors: ARG (no share in [0, 1), or more than the validation part leaves); the text is then as it was. */
+QS_API QS_CHECK qs_status qs_text_keep_test(qs_text *text, double test_fraction);
+
 typedef struct qs_text_info {
     int64_t tokens;            /* all */
     int64_t train_tokens;      /* the first ones */
-    int64_t val_tokens;        /* the rest */
+    int64_t val_tokens;        /* those that follow */
+    int64_t test_tokens;       /* the rest; 0 without qs_text_keep_test */
     int64_t files;             /* read */
     int64_t skipped;           /* left out */
     double entropy0;           /* empirical order-0 entropy of all tokens, nats per token */

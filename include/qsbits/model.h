@@ -24,6 +24,8 @@ typedef struct qs_model_config {
     int32_t sub_norm;    /* 1 (default): RMSNorm before the attention-output and down products */
     int32_t dense;       /* 1: matrices are fp32 without scales (the adamw baseline) */
     int32_t tied;        /* 1: the embedding is the head as well */
+    int64_t lora_rank;   /* rank of fp32 low-rank adapters beside every 1-bit matrix: 1..1024, at most the smallest side of a matrix;
+                            0 (default): none. A trainer sets it from its options */
     double rope_theta;   /* 10000 */
     double norm_eps;     /* 1e-5 */
 } qs_model_config;
@@ -43,8 +45,8 @@ QS_API QS_CHECK qs_status qs_model_config_resolve(qs_model_config *config);
 /* Counts that follow from a resolved config. */
 typedef struct qs_model_size {
     int64_t packed_weights;   /* weights in the 1-bit matrices (or their dense twins) */
-    int64_t float_params;     /* embedding, head, norms, row scales */
-    int64_t packed_bytes;     /* W1 words and fp16 scales of an inference file */
+    int64_t float_params;     /* embedding, head, norms, row scales, adapters */
+    int64_t packed_bytes;     /* W1 words, fp16 scales and adapters of an inference file */
 } qs_model_size;
 QS_API QS_CHECK qs_status qs_model_size_of(const qs_model_config *config, qs_model_size *size);
 
@@ -76,6 +78,10 @@ QS_API const qs_model_config *qs_model_get_config(const qs_model *model);
  * validation part is shorter than one window. */
 QS_API QS_CHECK qs_status qs_model_evaluate(qs_model *model, qs_text *text, int64_t windows, int64_t batch,
                                             double *nats, int64_t *tokens);
+
+/* The same over the test part (qs_text_keep_test). It is for the one figure at the end: whoever chooses by it needs another one. */
+QS_API QS_CHECK qs_status qs_model_test(qs_model *model, qs_text *text, int64_t windows, int64_t batch, double *nats,
+                                        int64_t *tokens);
 
 /* One timeline of tokens with its KV cache. Positions 0 .. context_tokens-1. */
 typedef struct qs_session qs_session;

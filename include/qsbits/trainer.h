@@ -15,6 +15,7 @@ extern "C" {
     X(STE,    "ste",    "1-bit weights with fp32 latents, straight-through, AdamW (BitNet style)") \
     X(BOP,    "bop",    "1-bit weights flipped by an fp32 moving average of the gradient (Helwegen et al.)") \
     X(FROZEN, "frozen", "random 1-bit weights that never change") \
+    X(LORA,   "lora",   "1-bit weights that never change beside fp32 low-rank adapters, AdamW (Hu et al.)") \
     X(ADAMW,  "adamw",  "dense fp32 weights, AdamW")
 
 typedef enum qs_optimizer {
@@ -30,7 +31,15 @@ typedef enum qs_recipe {
     QS_RECIPE_EXACT      /* the default with same-step statistics and quantile: two visits and a dense gradient; for tests */
 } qs_recipe;
 
+/* The active set (docs/fsm.md): which rows train at a time. Its parts are shares of the rows of every matrix, or shares of the
+ * model from the first matrix of block 0 to the last of the top block. */
+typedef enum qs_active_by { QS_ACTIVE_BY_ROWS, QS_ACTIVE_BY_BLOCKS } qs_active_by;
+typedef enum qs_active_order { QS_ACTIVE_BOTTOM_UP, QS_ACTIVE_TOP_DOWN, QS_ACTIVE_RANDOM } qs_active_order;
+
 typedef enum qs_schedule { QS_SCHEDULE_COSINE, QS_SCHEDULE_LINEAR, QS_SCHEDULE_CONSTANT } qs_schedule;
+
+/* Rank of the adapters of lora where none is given. */
+enum { QS_LORA_RANK = 8 };
 
 typedef struct qs_train_options {
     size_t struct_size;        /* set by qs_train_options_default */
@@ -46,8 +55,8 @@ typedef struct qs_train_options {
     int32_t reserved0;         /* 0 */
     uint64_t seed;
     double lr;                 /* float parameters; <= 0: the searched rate of the optimizer (docs/measurements.md) */
-    double matrix_lr;          /* latents (ste), dense weights (adamw), share of a new gradient in the average (bop, at most 1);
-                                  <= 0: lr (ste, adamw), the searched share (bop) */
+    double matrix_lr;          /* latents (ste), dense weights (adamw), adapters (lora; B of them twice that), share of a new gradient
+                                  in the average (bop, at most 1); <= 0: lr (ste, adamw, lora), the searched share (bop) */
     double scale_lr;           /* row scales; <= 0: searched multiple of lr */
     int64_t warmup;            /* steps; < 0: min(50, steps / 10) */
     double final_lr;           /* share of the rate at the end, 0..1; < 0: 0.05 */
@@ -59,6 +68,12 @@ typedef struct qs_train_options {
     double amplitude_end;
     int32_t sticky;            /* 0..256; < 0: the rule's default */
     qs_precision precision;    /* of the products with 1-bit weights and of their gradients; adamw has f32 only */
+    int64_t active_parts;      /* fsm: parts that the rows of all matrices are cut into; one part at a time keeps a state and trains, the
+                                  others rest. 1: everything always trains; <= 0: 1 */
+    int64_t sweeps;            /* how often every part has its turn; <= 0: 1 */
+    qs_active_by active_by;
+    qs_active_order active_order;
+    int64_t lora_rank;         /* of the adapters, lora only; see qs_model_config; <= 0: QS_LORA_RANK */
     int64_t health_window;     /* steps over which qs_trainer_health measures; 0: never; < 0: steps / 10 within 20..100. Trained bytes
                                   are the same */
 } qs_train_options;
@@ -71,7 +86,7 @@ QS_API QS_CHECK qs_status qs_train_options_resolve(qs_train_options *options, co
 typedef struct qs_trainer qs_trainer;
 
 /* A new run at step 0. Copies config and options; borrows context and text, which must outlive the trainer.
- * config.dense is set from the optimizer. Errors: ARG, SHAPE (text too short), NOMEM, DEVICE. */
+ * config.dense and config.lora_rank are set from the options. Errors: ARG, SHAPE (text too short), NOMEM, DEVICE. */
 QS_API QS_CHECK qs_status qs_trainer_create(qs_context *context, const qs_model_config *config, const qs_train_options *options,
                                             qs_text *text, qs_trainer **out);
 QS_API void qs_trainer_free(qs_trainer **trainer);
@@ -82,8 +97,8 @@ typedef struct qs_step_info {
     double loss;               /* mean nats per token of this step's batch, before its update */
     double lr;                 /* of the float parameters in this step */
     double density;            /* wanted share of weights pulsed (fsm); 0 else */
-    double pulses;             /* measured share; 0 else */
-    double flips;              /* share of packed weights whose sign changed in this step; 0 for frozen and adamw */
+    double pulses;             /* measured share of the active weights; 0 else */
+    double flips;              /* share of packed weights whose sign changed in this step; 0 for frozen, lora and adamw */
 } qs_step_info;
 
 /* One step. NONFINITE: the loss is not finite; nothing was updated and the trainer may still be saved.
@@ -124,6 +139,20 @@ typedef struct qs_rates {
 } qs_rates;
 QS_API void qs_train_rates(const qs_train_options *options, int64_t step, qs_rates *rates);
 
+/* The phase that a step of a resolved run belongs to. */
+typedef struct qs_phase {
+    int64_t index, phases;     /* which of how many */
+    int64_t part, parts;
+    int64_t first, steps;      /* its first step and how many it has */
+    int64_t weights;           /* how many train in it */
+} qs_phase;
+QS_API void qs_train_phase(const qs_model_config *config, const qs_train_options *options, int64_t step, qs_phase *phase);
+
+/* Rows first .. first + count - 1 of the matrix `tensor` (qs_model_tensor_id) train in that phase; count is 0 when it rests. Config and
+ * options are resolved. */
+QS_API void qs_train_active_rows(const qs_model_config *config, const qs_train_options *options, int64_t step, uint32_t tensor,
+                                 int64_t *first, int64_t *count);
+
 /* Steps done. */
 QS_API int64_t qs_trainer_position(const qs_trainer *trainer);
 
@@ -136,21 +165,39 @@ QS_API const qs_train_options *qs_trainer_options(const qs_trainer *trainer);
 /* Bits that persist between two steps, from the real allocations. qs_trainer_bits fails only with NOMEM. */
 typedef struct qs_bits {
     int64_t packed_weights;
-    double packed_bits_per_weight;    /* of an inference file: W1 and fp16 scales */
+    double packed_bits_per_weight;    /* of an inference file: W1, fp16 scales, adapters */
     double training_bits_per_weight;  /* weights, levels or latents and moments, scales with masters and moments, statistics,
-                                         the record of health */
+                                         adapters with moments, the record of health */
     double health_bits_per_weight;    /* the record's share of that */
     int64_t adamw16_bytes;            /* what 16-bit weights and gradients with fp32 AdamW would take for the same weights: 12 bytes each */
     int64_t training_bytes;           /* training_bits_per_weight * packed_weights / 8 */
 } qs_bits;
 QS_API QS_CHECK qs_status qs_trainer_bits(const qs_trainer *trainer, qs_bits *bits);
 
+/* Starts a new run from the weights of a checkpoint instead of random ones: once, before the first step, from whatever
+ * qs_checkpoint_open opens. Taken are signs (or dense weights), row scales with their fp32 masters where there are some,
+ * embedding, head, norms, adapters, and in ste the latents of a checkpoint of ste. Everything else, levels and moments, is as
+ * at any start; step, schedules and order of data are those of the new run. The shape must be that of the run; ctx may differ,
+ * and lora may start from a model without adapters. Errors: as qs_checkpoint_open; ARG names the first field that differs and
+ * both values. After an error other than NOMEM, IO and DEVICE the trainer is as it was. */
+QS_API QS_CHECK qs_status qs_trainer_start_from(qs_trainer *trainer, const char *path);
+
+/* What the run was started from: XXH3-128 of those weights (docs/format.md, section 4), "" where they were random. Every
+ * checkpoint of the run names it. Borrowed, as long as the trainer. */
+QS_API const char *qs_trainer_from(const qs_trainer *trainer);
+
+/* Says that this run was started from weights with this checksum. It may then load its own checkpoint without those weights, or
+ * be started from them and no others; until one of the two has happened it neither steps nor saves. Errors: ARG (no checksum;
+ * steps are done). */
+QS_API QS_CHECK qs_status qs_trainer_expect_from(qs_trainer *trainer, const char *checksum);
+
 /* Writes a checkpoint folder (docs/format.md): to folder.tmp, fsync, rename. CREATE, IO: nothing half-written remains. */
 QS_API QS_CHECK qs_status qs_trainer_save(qs_trainer *trainer, const char *folder);
 
 /* Continues from a checkpoint of the same config, options and text: the bytes after the next step are those of a run that was
- * never stopped. Errors: NOINPUT, CORRUPT, FORMAT, VERSION; ARG when the run's settings differ (names the first).
- * Settings are compared before anything is loaded; after an error other than ARG the trainer may be half loaded: free it. */
+ * never stopped. Errors: NOINPUT, CORRUPT, FORMAT, VERSION; ARG when the run's settings, or the weights it was started from
+ * (qs_trainer_from), differ (names the first). Settings are compared before anything is loaded; after an error other than ARG the
+ * trainer may be half loaded: free it. */
 QS_API QS_CHECK qs_status qs_trainer_load(qs_trainer *trainer, const char *folder);
 
 /* XXH3-64 over everything that persists: the same for every thread count, kernel level, micro-batch and compiler. */

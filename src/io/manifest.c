@@ -39,7 +39,7 @@ static bool take_size(const json_t *object, const char *key, uint64_t *out)
 static bool take_hash(const json_t *object, const char *key, char out[QSI_HEX])
 {
     const char *value = json_string_value(json_object_get(object, key));
-    if (value == NULL || strlen(value) != QSI_HEX - 1 || strspn(value, "0123456789abcdef") != QSI_HEX - 1)
+    if (!qsi_is_checksum(value))
         return false;
     memcpy(out, value, QSI_HEX);
     return true;

@@ -2,10 +2,15 @@
  * views for the visit of the weights; no weight changes here. */
 #include "model/model.h"
 
-static qs_op linear_dx(const qs_model *m, int64_t block, int index, qs_view dx, qs_view dy, qs_view addend)
+static qs_status linear_dx(qs_model *m, int64_t block, int index, const qsi_block_grads *g, qs_view dx, qs_view dy,
+                           qs_view addend)
 {
+    qs_status status = QS_OK;
     const qsi_matrix *w = qsi_matrix_of(m, block, index);
-    return qs_op_with(qs_op_linear_dx(dx, dy, w->weight, w->scale, addend), m->precision);
+    QS_TRY(qsi_run(m->queue, qs_op_with(qs_op_linear_dx(dx, dy, w->weight, w->scale, addend), m->precision)));
+    QS_TRY(qsi_adapter_backward(m, block, index, dx, dy, g->du[index]));
+fail:
+    return status;
 }
 
 static qs_op norm_grad(const qs_model *m, int64_t block, int index, qs_view dx, qs_view dy, qs_view x, qs_view addend,
@@ -18,12 +23,12 @@ static qs_op norm_grad(const qs_model *m, int64_t block, int index, qs_view dx, 
 static qs_status feed_forward(qs_model *m, int64_t l, const qsi_tape *t, const qsi_block_grads *g)
 {
     qs_status status = QS_OK;
-    QS_TRY(qsi_run(m->queue, linear_dx(m, l, QSI_DOWN, g->dact, g->dout, qs_absent())));
+    QS_TRY(linear_dx(m, l, QSI_DOWN, g, g->dact, g->dout, qs_absent()));
     if (m->config.sub_norm)
         QS_TRY(qsi_run(m->queue, norm_grad(m, l, QSI_FFN_SUB_NORM, g->dact, g->dact, t->act, qs_absent(), g)));
     QS_TRY(qsi_run(m->queue, qs_op_swiglu_grad(g->dgate, g->dup, g->dact, t->gate, t->up)));
-    QS_TRY(qsi_run(m->queue, linear_dx(m, l, QSI_GATE, g->dn, g->dgate, qs_absent())));
-    QS_TRY(qsi_run(m->queue, linear_dx(m, l, QSI_UP, g->dn, g->dup, g->dn)));
+    QS_TRY(linear_dx(m, l, QSI_GATE, g, g->dn, g->dgate, qs_absent()));
+    QS_TRY(linear_dx(m, l, QSI_UP, g, g->dn, g->dup, g->dn));
     QS_TRY(qsi_run(m->queue, norm_grad(m, l, QSI_POST_NORM, g->dmid, g->dn, t->mid, g->dout, g)));
 fail:
     return status;
@@ -34,7 +39,7 @@ static qs_status attention(qs_model *m, int64_t l, const qsi_tape *t, const qsi_
 {
     qs_status status = QS_OK;
     const int64_t hd = m->config.head_dim;
-    QS_TRY(qsi_run(m->queue, linear_dx(m, l, QSI_O, g->dattn, g->dmid, qs_absent())));
+    QS_TRY(linear_dx(m, l, QSI_O, g, g->dattn, g->dmid, qs_absent()));
     if (m->config.sub_norm)
         QS_TRY(qsi_run(m->queue, norm_grad(m, l, QSI_ATTN_SUB_NORM, g->dattn, g->dattn, t->attn, qs_absent(), g)));
     QS_TRY(qsi_run(m->queue, qs_op_attention_grad(g->dq, g->dk, g->dv, g->dattn, t->q, t->k, t->v, t->attn, t->lse, hd, p->seq)));
@@ -53,9 +58,9 @@ qs_status qsi_block_backward(qs_model *m, int64_t l, const qsi_tape *t, const qs
     qs_status status = QS_OK;
     QS_TRY(feed_forward(m, l, t, g));
     QS_TRY(attention(m, l, t, p, g));
-    QS_TRY(qsi_run(m->queue, linear_dx(m, l, QSI_Q, g->dn, g->dq, qs_absent())));
-    QS_TRY(qsi_run(m->queue, linear_dx(m, l, QSI_K, g->dn, g->dk, g->dn)));
-    QS_TRY(qsi_run(m->queue, linear_dx(m, l, QSI_V, g->dn, g->dv, g->dn)));
+    QS_TRY(linear_dx(m, l, QSI_Q, g, g->dn, g->dq, qs_absent()));
+    QS_TRY(linear_dx(m, l, QSI_K, g, g->dn, g->dk, g->dn));
+    QS_TRY(linear_dx(m, l, QSI_V, g, g->dn, g->dv, g->dn));
     QS_TRY(qsi_run(m->queue, norm_grad(m, l, QSI_INPUT_NORM, g->din, g->dn, in, g->dmid, g)));
 fail:
     return status;

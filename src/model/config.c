@@ -2,6 +2,7 @@
 #include "model/model.h"
 
 #include <string.h>
+#include "io/json_text.h"
 
 /* name, layers, dim, heads, kv_heads, ffn, ctx */
 typedef struct preset {
@@ -20,7 +21,7 @@ static const preset presets[] = {
     {"30b", 60, 6656, 52, 4, 17920, 2048},
     {"90b", 90, 9216, 72, 8, 29312, 2048},
 };
-enum { PRESETS = (int)(sizeof presets / sizeof presets[0]) };
+enum { PRESETS = (int)(sizeof presets / sizeof presets[0]), MOST_RANK = 1024 };
 
 /* One line per integer field: name, smallest, largest. The list serves checks and JSON. */
 #define CONFIG_INTEGERS(X) \
@@ -108,6 +109,23 @@ fail:
     return status;
 }
 
+/* An adapter that is larger than its matrix is none of low rank. */
+static qs_status check_adapters(const qs_model_config *c)
+{
+    qs_status status = QS_OK;
+    const int64_t side = qsi_min(qsi_min(c->dim, c->ffn), c->kv_heads * c->head_dim);   /* kv_heads is at most heads */
+    if (c->lora_rank == 0)
+        return QS_OK;
+    if (c->dense)
+        QS_FAIL(QS_ERR_ARG, "lora_rank is %lld in a model of fp32 matrices; adapters stand beside 1-bit matrices",
+                (long long)c->lora_rank);
+    if (c->lora_rank < 1 || c->lora_rank > qsi_min(side, MOST_RANK))
+        QS_FAIL(QS_ERR_ARG, "lora_rank is %lld; it must lie in 1..%lld (the smallest side of a matrix is %lld, the highest rank "
+                "%d)", (long long)c->lora_rank, (long long)qsi_min(side, MOST_RANK), (long long)side, MOST_RANK);
+fail:
+    return status;
+}
+
 qs_status qs_model_config_resolve(qs_model_config *config)
 {
     qs_status status = QS_OK;
@@ -122,6 +140,7 @@ qs_status qs_model_config_resolve(qs_model_config *config)
     CONFIG_INTEGERS(CHECK_RANGE)
 #undef CHECK_RANGE
     QS_TRY(check_multiples(&c));
+    QS_TRY(check_adapters(&c));
     *config = c;
 fail:
     return status;
@@ -135,10 +154,13 @@ qs_status qs_model_size_of(const qs_model_config *config, qs_model_size *size)
     const int64_t attention = c.heads * c.head_dim, group = c.kv_heads * c.head_dim;
     const int64_t block = 2 * c.dim * attention + 2 * c.dim * group + 3 * c.dim * c.ffn;
     const int64_t rows = attention + 2 * group + c.dim + 2 * c.ffn + c.dim;
+    const int64_t sides = rows + 3 * c.dim + attention + 2 * c.dim + c.ffn;   /* N + K of all matrices */
+    const int64_t adapters = c.layers * c.lora_rank * sides;
     const int64_t norms = 2 * c.dim + (c.qk_norm ? 2 * c.head_dim : 0) + (c.sub_norm ? attention + c.ffn : 0);
     size->packed_weights = c.layers * block;
-    size->float_params = c.layers * (norms + (c.dense ? 0 : rows)) + (c.tied ? 1 : 2) * c.vocab * c.dim + c.dim;
-    size->packed_bytes = c.dense ? 4 * size->packed_weights : c.layers * (block / 8 + 2 * rows);
+    size->float_params = c.layers * (norms + (c.dense ? 0 : rows)) + (c.tied ? 1 : 2) * c.vocab * c.dim + c.dim +
+                         adapters;
+    size->packed_bytes = c.dense ? 4 * size->packed_weights : c.layers * (block / 8 + 2 * rows) + 4 * adapters;
 fail:
     return status;
 }
@@ -152,6 +174,8 @@ json_t *qsi_model_config_to_json(const qs_model_config *config)
 #undef PUT_INTEGER
     missing |= json_object_set_new(object, "rope_theta", json_real(config->rope_theta));
     missing |= json_object_set_new(object, "norm_eps", json_real(config->norm_eps));
+    if (config->lora_rank > 0)   /* absent: none, as in files from before there were adapters */
+        missing |= json_object_set_new(object, "lora_rank", json_integer((json_int_t)config->lora_rank));
     if (!missing)
         return object;
     json_decref(object);
@@ -182,13 +206,37 @@ qs_status qsi_model_config_from_json(const json_t *object, qs_model_config *conf
                 (long long)json_integer_value(value), (long long)(low), (long long)(high)); \
     c.field = json_integer_value(value);
     CONFIG_INTEGERS(GET_INTEGER)
+    if (json_object_get(object, "lora_rank")) {
+        GET_INTEGER(lora_rank, 1, MOST_RANK)
+    }
 #undef GET_INTEGER
     QS_TRY(get_number(object, "rope_theta", false, &value));
     c.rope_theta = json_number_value(value);
     QS_TRY(get_number(object, "norm_eps", false, &value));
     c.norm_eps = json_number_value(value);
-    QS_TRY(qs_model_config_resolve(&c));
+    if (qs_model_config_resolve(&c) != QS_OK) {   /* its text names the field */
+        status = QS_ERR_FORMAT;
+        goto fail;
+    }
     *config = c;
 fail:
+    return status;
+}
+
+qs_status qsi_model_config_of(const qs_checkpoint *checkpoint, qs_model_config *config)
+{
+    qs_status status = QS_OK;
+    json_t *all = NULL;
+    json_error_t error;
+    QS_TRY(qs_checkpoint_check_model(checkpoint));
+    const char *text = qs_checkpoint_config(checkpoint), *path = qs_checkpoint_path(checkpoint);
+    all = text ? json_loads(text, JSON_REJECT_DUPLICATES, &error) : NULL;
+    if (text && !all && qsi_json_no_memory(&error))
+        QS_FAIL(QS_ERR_NOMEM, "no memory to read the config of %s", path);
+    if (!all)
+        QS_FAIL(QS_ERR_FORMAT, "%s holds no model config", path);
+    QS_TRY(qsi_model_config_from_json(json_object_get(all, "model"), config));
+fail:
+    json_decref(all);
     return status;
 }

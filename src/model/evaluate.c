@@ -1,4 +1,4 @@
-/* evaluate.c - loss over the fixed windows of a text's validation part. */
+/* evaluate.c - loss over the fixed windows of a text's validation part, and of its test part. */
 #include "model/model.h"
 
 #include <string.h>
@@ -89,29 +89,50 @@ fail:
     return status;
 }
 
-qs_status qs_model_evaluate(qs_model *m, qs_text *text, int64_t windows, int64_t batch, double *nats, int64_t *tokens)
+/* Tokens first .. first + tokens - 1 of a text. */
+typedef struct part {
+    const char *name;          /* for messages */
+    int64_t first, tokens;
+} part;
+
+static qs_status evaluate_part(qs_model *m, qs_text *text, const part *p, int64_t windows, int64_t batch, double *nats,
+                               int64_t *tokens)
 {
     qs_status status = QS_OK;
     evaluation e = {.host_tokens = NULL};
-    qs_text_info info;
     const int64_t ctx = m->config.ctx;
     double sum = 0.0;
-    qs_text_get_info(text, &info);
     if (m->config.vocab < 256)
         QS_FAIL(QS_ERR_SHAPE, "the model knows %lld symbols; byte text needs 256", (long long)m->config.vocab);
-    const int64_t all = (info.val_tokens - 1) / ctx;
+    const int64_t all = (p->tokens - 1) / ctx;
     if (all < 1)
-        QS_FAIL(QS_ERR_SHAPE, "the validation part holds %lld tokens; one window of ctx %lld needs %lld: give more text, a larger "
-                "validation share or a smaller ctx", (long long)info.val_tokens, (long long)ctx, (long long)(ctx + 1));
+        QS_FAIL(QS_ERR_SHAPE, "the %s part holds %lld tokens; one window of ctx %lld needs %lld: give more text, a larger "
+                "%s share or a smaller ctx", p->name, (long long)p->tokens, (long long)ctx, (long long)(ctx + 1), p->name);
     const int64_t n = windows > 0 ? qsi_min(windows, all) : all;
     const int64_t per_pass = qsi_max(1, qsi_min(batch > 0 ? batch : 1, n));
     QS_TRY(evaluation_create(m, per_pass * ctx, &e));
     for (int64_t w = 0; w < n; w += per_pass)
-        QS_TRY(batch_loss(m, &e, text, info.train_tokens + w * ctx, qsi_min(per_pass, n - w), &sum));
+        QS_TRY(batch_loss(m, &e, text, p->first + w * ctx, qsi_min(per_pass, n - w), &sum));
     *nats = sum / (double)(n * ctx);
     if (tokens)
         *tokens = n * ctx;
 fail:
     evaluation_free(&e);
     return status;
+}
+
+qs_status qs_model_evaluate(qs_model *model, qs_text *text, int64_t windows, int64_t batch, double *nats, int64_t *tokens)
+{
+    qs_text_info info;
+    qs_text_get_info(text, &info);
+    const part validation = {"validation", info.train_tokens, info.val_tokens};
+    return evaluate_part(model, text, &validation, windows, batch, nats, tokens);
+}
+
+qs_status qs_model_test(qs_model *model, qs_text *text, int64_t windows, int64_t batch, double *nats, int64_t *tokens)
+{
+    qs_text_info info;
+    qs_text_get_info(text, &info);
+    const part test = {"test", info.train_tokens + info.val_tokens, info.test_tokens};
+    return evaluate_part(model, text, &test, windows, batch, nats, tokens);
 }

@@ -24,6 +24,8 @@ void qsi_tape_add(qsi_arena *arena, const qs_model_config *c, qsi_tape *t, int64
         qsi_arena_add(arena, &t->attn_norm, QS_F32, operand_rows, attention);
         qsi_arena_add(arena, &t->act_norm, QS_F32, operand_rows, c->ffn);
     }
+    for (int i = 0; c->lora_rank > 0 && i < QSI_MATRICES; i++)
+        qsi_arena_add(arena, &t->u[i], QS_F32, operand_rows, c->lora_rank);
 }
 
 void qsi_tape_alias(const qs_model_config *c, qsi_tape *t)
@@ -43,7 +45,7 @@ qsi_tape qsi_tape_rows(const qsi_tape *t, int64_t first, int64_t local, int64_t 
     /* attn and act are operands themselves when there is no sub_norm (the same buffer offset then) */
     const bool own_attn = t->attn.offset != t->attn_norm.offset;
     const int64_t middle = own_attn ? local : first;
-    return (qsi_tape){
+    qsi_tape r = {
         .n1 = qs_view_rows(t->n1, first, count),
         .q_raw = qs_view_rows(t->q_raw, local, count),
         .k_raw = qs_view_rows(t->k_raw, local, count),
@@ -60,6 +62,9 @@ qsi_tape qsi_tape_rows(const qsi_tape *t, int64_t first, int64_t local, int64_t 
         .act = qs_view_rows(t->act, middle, count),
         .act_norm = qs_view_rows(t->act_norm, first, count),
     };
+    for (int i = 0; i < QSI_MATRICES && t->u[i].buffer; i++)
+        r.u[i] = qs_view_rows(t->u[i], first, count);
+    return r;
 }
 
 qs_status qsi_embed(qs_model *m, qs_view h, qs_view tokens)
@@ -67,10 +72,14 @@ qs_status qsi_embed(qs_model *m, qs_view h, qs_view tokens)
     return qsi_run(m->queue, qs_op_embed(h, tokens, qsi_embedding(m)->view));
 }
 
-static qs_op linear(const qs_model *m, int64_t block, int index, qs_view y, qs_view x, qs_view addend)
+static qs_status linear(qs_model *m, int64_t block, int index, const qsi_tape *t, qs_view y, qs_view x, qs_view addend)
 {
+    qs_status status = QS_OK;
     const qsi_matrix *w = qsi_matrix_of(m, block, index);
-    return qs_op_with(qs_op_linear(y, x, w->weight, w->scale, addend), m->precision);
+    QS_TRY(qsi_run(m->queue, qs_op_with(qs_op_linear(y, x, w->weight, w->scale, addend), m->precision)));
+    QS_TRY(qsi_adapter_forward(m, block, index, y, x, t->u[index]));
+fail:
+    return status;
 }
 
 static qs_op norm(const qs_model *m, int64_t block, int index, qs_view y, qs_view x)
@@ -87,9 +96,9 @@ static qs_op rope(const qs_model *m, qs_view x, const qsi_place *p)
 static qs_status attention(qs_model *m, int64_t l, const qsi_tape *t, const qsi_place *p)
 {
     qs_status status = QS_OK;
-    QS_TRY(qsi_run(m->queue, linear(m, l, QSI_Q, t->q_raw, t->n1, qs_absent())));
-    QS_TRY(qsi_run(m->queue, linear(m, l, QSI_K, t->k_raw, t->n1, qs_absent())));
-    QS_TRY(qsi_run(m->queue, linear(m, l, QSI_V, t->v, t->n1, qs_absent())));
+    QS_TRY(linear(m, l, QSI_Q, t, t->q_raw, t->n1, qs_absent()));
+    QS_TRY(linear(m, l, QSI_K, t, t->k_raw, t->n1, qs_absent()));
+    QS_TRY(linear(m, l, QSI_V, t, t->v, t->n1, qs_absent()));
     if (m->config.qk_norm) {
         QS_TRY(qsi_run(m->queue, norm(m, l, QSI_Q_NORM, t->q, t->q_raw)));
         QS_TRY(qsi_run(m->queue, norm(m, l, QSI_K_NORM, t->k, t->k_raw)));
@@ -107,8 +116,8 @@ fail:
 static qs_status feed_forward(qs_model *m, int64_t l, const qsi_tape *t)
 {
     qs_status status = QS_OK;
-    QS_TRY(qsi_run(m->queue, linear(m, l, QSI_GATE, t->gate, t->n2, qs_absent())));
-    QS_TRY(qsi_run(m->queue, linear(m, l, QSI_UP, t->up, t->n2, qs_absent())));
+    QS_TRY(linear(m, l, QSI_GATE, t, t->gate, t->n2, qs_absent()));
+    QS_TRY(linear(m, l, QSI_UP, t, t->up, t->n2, qs_absent()));
     QS_TRY(qsi_run(m->queue, qs_op_swiglu(t->act, t->gate, t->up)));
     if (m->config.sub_norm)
         QS_TRY(qsi_run(m->queue, norm(m, l, QSI_FFN_SUB_NORM, t->act_norm, t->act)));
@@ -121,10 +130,10 @@ qs_status qsi_block_forward(qs_model *m, int64_t l, const qsi_tape *t, const qsi
     qs_status status = QS_OK;
     QS_TRY(qsi_run(m->queue, norm(m, l, QSI_INPUT_NORM, t->n1, in)));
     QS_TRY(attention(m, l, t, p));
-    QS_TRY(qsi_run(m->queue, linear(m, l, QSI_O, t->mid, t->attn_norm, in)));
+    QS_TRY(linear(m, l, QSI_O, t, t->mid, t->attn_norm, in));
     QS_TRY(qsi_run(m->queue, norm(m, l, QSI_POST_NORM, t->n2, t->mid)));
     QS_TRY(feed_forward(m, l, t));
-    QS_TRY(qsi_run(m->queue, linear(m, l, QSI_DOWN, out, t->act_norm, t->mid)));
+    QS_TRY(linear(m, l, QSI_DOWN, t, out, t->act_norm, t->mid));
 fail:
     return status;
 }

@@ -5,10 +5,9 @@
 #include <stdio.h>
 #include <string.h>
 #include "core/detmath.h"
-#include "io/json_text.h"
 #include "qsbits/random.h"
 
-enum { FLOAT_ID = 1 << 16, CHUNK = 1 << 16 };
+enum { FLOAT_ID = 1 << 16, ADAPTER_ID = 1 << 17, CHUNK = 1 << 16 };
 
 static const char *const matrix_names[QSI_MATRICES] = {
     "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
@@ -21,18 +20,23 @@ static const char *const norm_names[QSI_BLOCK_FLOATS] = {
 
 /* ---- names and shapes ------------------------------------------------------------------------------------------ */
 
-static void describe_matrices(qs_model *m)
+void qsi_matrix_shape(const qs_model_config *c, int index, int64_t *rows, int64_t *cols)
 {
-    const qs_model_config *c = &m->config;
     const int64_t attention = c->heads * c->head_dim, group = c->kv_heads * c->head_dim;
     const int64_t shapes[QSI_MATRICES][2] = {{attention, c->dim}, {group, c->dim}, {group, c->dim}, {c->dim, attention},
                                              {c->ffn, c->dim},    {c->ffn, c->dim}, {c->dim, c->ffn}};
+    *rows = shapes[index][0];
+    *cols = shapes[index][1];
+}
+
+static void describe_matrices(qs_model *m)
+{
+    const qs_model_config *c = &m->config;
     for (int64_t l = 0; l < c->layers; l++) {
         for (int i = 0; i < QSI_MATRICES; i++) {
             qsi_matrix *x = qsi_matrix_of(m, qsi_listed_block(m, l), i);
             snprintf(x->name, sizeof x->name, "model.layers.%lld.%s", (long long)l, matrix_names[i]);
-            x->rows = shapes[i][0];
-            x->cols = shapes[i][1];
+            qsi_matrix_shape(c, i, &x->rows, &x->cols);
             x->id = (uint32_t)(l * QSI_MATRICES + i);
             x->base = (float)(1.0 / sqrt((double)x->cols));
             if (i == QSI_O || i == QSI_DOWN)
@@ -98,6 +102,7 @@ static void describe(qs_model *m)
     qsi_arena_init(&m->floats_arena, m->context, QS_MEMORY_FLOATS);
     describe_matrices(m);
     describe_floats(m);
+    qsi_adapters_describe(m);
 }
 
 /* A model with memory and names but zero values. */
@@ -114,7 +119,9 @@ static qs_status allocate(qs_context *context, const qs_model_config *config, qs
     m->n_floats = 3 + m->config.layers * QSI_BLOCK_FLOATS;
     m->matrices = qsi_alloc_array(context, QS_MEMORY_OTHER, qsi_matrix_count(m), sizeof *m->matrices);
     m->floats = qsi_alloc_array(context, QS_MEMORY_OTHER, m->n_floats, sizeof *m->floats);
-    if (!m->matrices || !m->floats) {
+    m->n_adapters = qsi_adapter_count(m);
+    m->adapters = qsi_alloc_array(context, QS_MEMORY_OTHER, m->n_adapters, sizeof *m->adapters);
+    if (!m->matrices || !m->floats || !m->adapters) {
         status = QS_ERR_NOMEM;
         goto fail;
     }
@@ -139,6 +146,7 @@ void qs_model_free(qs_model **model)
     qs_buffer_free(&m->rope);
     qsi_free(m->matrices);
     qsi_free(m->floats);
+    qsi_free(m->adapters);
     qs_queue_free(&m->queue);
     qsi_free(m);
     *model = NULL;
@@ -244,6 +252,7 @@ qs_status qsi_model_plan(qs_model *m, int64_t *bytes)
     QS_TRY(qsi_plan_list(bytes, QS_MEMORY_FLOATS, 2, rope_bytes(&m->config, m->config.ctx)));
     QS_TRY(qsi_plan_list(bytes, QS_MEMORY_OTHER, qsi_matrix_count(m), sizeof *m->matrices));
     QS_TRY(qsi_plan_list(bytes, QS_MEMORY_OTHER, floats, sizeof *m->floats));
+    QS_TRY(qsi_plan_list(bytes, QS_MEMORY_OTHER, qsi_adapter_count(m), sizeof *m->adapters));
     QS_TRY(qsi_plan_list(bytes, QS_MEMORY_OTHER, 1, sizeof *m));
 fail:
     return status;
@@ -337,6 +346,10 @@ static qs_status init_values(qs_model *m, uint64_t seed)
         if (f->view.buffer)
             QS_TRY(init_normal(m, f->view, seed, (uint32_t)(FLOAT_ID + i), f->deviation));
     }
+    for (int64_t i = 0; i < m->n_adapters; i += QSI_LORA_PARTS) {   /* B stays 0 */
+        const qsi_float *a = &m->adapters[i + QSI_LORA_A];
+        QS_TRY(init_normal(m, a->view, seed, (uint32_t)(ADAPTER_ID + i / QSI_LORA_PARTS), a->deviation));
+    }
 fail:
     return status;
 }
@@ -391,6 +404,8 @@ static qs_status load(qs_model *m, const qs_checkpoint *checkpoint)
     for (int64_t i = 0; i < m->n_floats; i++)
         if (m->floats[i].view.buffer)
             QS_TRY(qsi_load_tensor(m->queue, checkpoint, m->floats[i].name, m->floats[i].view));
+    for (int64_t i = 0; i < m->n_adapters; i++)
+        QS_TRY(qsi_load_tensor(m->queue, checkpoint, m->adapters[i].name, m->adapters[i].view));
 fail:
     return status;
 }
@@ -400,18 +415,9 @@ qs_status qs_model_open(qs_context *context, const char *path, qs_model **out)
     qs_status status = QS_OK;
     qs_checkpoint *checkpoint = NULL;
     qs_model *m = NULL;
-    json_t *config_json = NULL;
-    json_error_t error;
     qs_model_config config;
     QS_TRY(qs_checkpoint_open(context, path, &checkpoint));
-    QS_TRY(qs_checkpoint_check_model(checkpoint));
-    const char *text = qs_checkpoint_config(checkpoint);
-    config_json = text ? json_loads(text, JSON_REJECT_DUPLICATES, &error) : NULL;
-    if (text && !config_json && qsi_json_no_memory(&error))
-        QS_FAIL(QS_ERR_NOMEM, "no memory to read the config of %s", path);
-    if (!config_json)
-        QS_FAIL(QS_ERR_FORMAT, "%s holds no model config", path);
-    QS_TRY(qsi_model_config_from_json(json_object_get(config_json, "model"), &config));
+    QS_TRY(qsi_model_config_of(checkpoint, &config));
     if (qs_checkpoint_manifest(checkpoint))
         QS_TRY(qs_checkpoint_verify(checkpoint));
     QS_TRY(allocate(context, &config, &m));
@@ -419,7 +425,6 @@ qs_status qs_model_open(qs_context *context, const char *path, qs_model **out)
     *out = m;
     m = NULL;
 fail:
-    json_decref(config_json);
     qs_checkpoint_close(&checkpoint);
     qs_model_free(&m);
     return status;

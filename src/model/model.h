@@ -27,6 +27,9 @@ typedef struct qsi_float {
     float deviation;      /* initial values: normal with this deviation, or all ones when 0 */
 } qsi_float;
 
+/* The two adapters of a matrix in qs_model.adapters, and alpha / r, which stands in B. */
+enum { QSI_LORA_A, QSI_LORA_B, QSI_LORA_PARTS, QSI_LORA_FACTOR = 2 };
+
 /* Positions in qs_model.floats: FLOATS_OF_BLOCK per block after the embedding; absent norms have no buffer. */
 enum { QSI_INPUT_NORM, QSI_Q_NORM, QSI_K_NORM, QSI_ATTN_SUB_NORM, QSI_POST_NORM, QSI_FFN_SUB_NORM, QSI_BLOCK_FLOATS };
 
@@ -39,6 +42,8 @@ struct qs_model {
     qsi_matrix *matrices;      /* [layers * QSI_MATRICES] */
     qsi_float *floats;         /* [n_floats]: embedding, blocks, final norm, head */
     int64_t n_floats;
+    qsi_float *adapters;       /* [n_adapters]: QSI_LORA_PARTS per matrix; apart from the floats, whose ids they leave alone */
+    int64_t n_adapters;        /* 0 without lora_rank */
     qs_view cosine, sine;      /* RoPE tables [positions, head_dim / 2] */
     qs_buffer *rope;
     int64_t positions;
@@ -52,6 +57,11 @@ static inline qsi_float *qsi_float_of(const qs_model *m, int64_t block, int inde
 {
     return &m->floats[1 + block * QSI_BLOCK_FLOATS + index];
 }
+/* [QSI_LORA_PARTS] */
+static inline qsi_float *qsi_adapter_of(const qs_model *m, int64_t block, int index)
+{
+    return &m->adapters[(block * QSI_MATRICES + index) * QSI_LORA_PARTS];
+}
 static inline qsi_float *qsi_embedding(const qs_model *m) { return &m->floats[0]; }
 static inline qsi_float *qsi_final_norm(const qs_model *m) { return &m->floats[m->n_floats - 2]; }
 /* The entry of a head of its own; its view is absent when the embedding is the head. */
@@ -59,6 +69,10 @@ static inline qsi_float *qsi_own_head(const qs_model *m) { return &m->floats[m->
 static inline qsi_float *qsi_head(const qs_model *m) { return m->config.tied ? &m->floats[0] : qsi_own_head(m); }
 static inline int64_t qsi_listed_block(const qs_model *m, int64_t block) { return m->context ? block : 0; }
 static inline int64_t qsi_matrix_count(const qs_model *m) { return m->config.layers * QSI_MATRICES; }
+static inline int64_t qsi_adapter_count(const qs_model *m)
+{
+    return m->config.lora_rank > 0 ? QSI_LORA_PARTS * qsi_matrix_count(m) : 0;
+}
 
 /* ---- config.c -------------------------------------------------------------------------------------------------- */
 
@@ -66,7 +80,13 @@ static inline int64_t qsi_matrix_count(const qs_model *m) { return m->config.lay
 json_t *qsi_model_config_to_json(const qs_model_config *config);
 qs_status qsi_model_config_from_json(const json_t *object, qs_model_config *config);
 
+/* The config of what may be used as a model. FORMAT (also for foreign files and lone state files), NOMEM. */
+qs_status qsi_model_config_of(const qs_checkpoint *checkpoint, qs_model_config *config);
+
 /* ---- model.c --------------------------------------------------------------------------------------------------- */
+
+/* Outputs and inputs of matrix 0 .. QSI_MATRICES-1 of every block. */
+void qsi_matrix_shape(const qs_model_config *config, int index, int64_t *rows, int64_t *cols);
 
 /* Adds what a model books under every tag when it is created to bytes [QS_MEMORY_TAGS]. The model is zero but for its
  * resolved config and lists for one block. SHAPE when a size overflows. */
@@ -87,12 +107,25 @@ void qsi_normals(uint64_t seed, uint32_t tensor, int64_t first, int64_t count, f
 /* Reads a tensor of a checkpoint into a view; FORMAT when missing or of another size. */
 qs_status qsi_load_tensor(qs_queue *queue, const qs_checkpoint *checkpoint, const char *name, qs_view view);
 
+/* ---- adapter.c: low-rank adapters; without lora_rank all of them do nothing ------------------------------------------ */
+
+/* Names, shapes and place; the matrices are described already. */
+void qsi_adapters_describe(qs_model *model);
+
+/* y [M, N] += B (A x); u [M, r] keeps A x. */
+qs_status qsi_adapter_forward(qs_model *model, int64_t block, int index, qs_view y, qs_view x, qs_view u);
+
+/* du [M, r] = dy B, the dy operand of A; dx [M, K] += du A. */
+qs_status qsi_adapter_backward(qs_model *model, int64_t block, int index, qs_view dx, qs_view dy, qs_view du);
+
 /* ---- forward.c, backward.c: one block over a range of tokens ----------------------------------------------------- */
 
 /* What a block computes on its way, rows are tokens. Without qk_norm q_raw = q, k_raw = k; without sub_norm attn = attn_norm,
- * act = act_norm (the same views). x operands of matrices: n1 (q, k, v), attn_norm (o), n2 (gate, up), act_norm (down). */
+ * act = act_norm (the same views). x operands of matrices: n1 (q, k, v), attn_norm (o), n2 (gate, up), act_norm (down); of the
+ * B of adapters: u, absent without them. */
 typedef struct qsi_tape {
     qs_view n1, q_raw, k_raw, q, k, v, attn, lse, attn_norm, mid, n2, gate, up, act, act_norm;
+    qs_view u[QSI_MATRICES];
 } qsi_tape;
 
 /* Announces a tape of `rows` tokens, the operands of matrices with `operand_rows` (>= rows). */
@@ -116,11 +149,12 @@ qs_status qsi_final_norm_forward(qs_model *model, qs_view h, qs_view normed);
 
 /* Gradients of one block. dout [M, dim]: gradient of the block's output (= dy of down); din: of its input. The others are the
  * dy operands of the matrices; dmid is that of o. scratch: dn [., dim], dattn [., heads*head_dim], dact [., ffn]. gains:
- * partial sums [C, d] per norm, in the order of the float indices; absent where the norm is. */
+ * partial sums [C, d] per norm, in the order of the float indices; absent where the norm is. du: of adapters, or absent. */
 typedef struct qsi_block_grads {
     qs_view dout, din, dmid, dq, dk, dv, dgate, dup;
     qs_view dn, dattn, dact;
     qs_view gains[QSI_BLOCK_FLOATS];
+    qs_view du[QSI_MATRICES];
 } qsi_block_grads;
 
 qs_status qsi_block_backward(qs_model *model, int64_t block, const qsi_tape *tape, const qsi_place *place, qs_view in,

@@ -20,8 +20,7 @@ static bool needs_dense_gradient(const qs_trainer *t)
 /* Whether what happens to sampled rows is recorded. */
 static bool has_record(const qs_trainer *t)
 {
-    const qs_optimizer o = t->options.optimizer;
-    return t->options.health_window > 0 && (o == QS_OPTIMIZER_FSM || o == QS_OPTIMIZER_STE || o == QS_OPTIMIZER_BOP);
+    return t->options.health_window > 0 && qsi_signs_move(&t->options);
 }
 
 static void add_adam(qsi_arena *arena, qsi_adam *a, int64_t rows, int64_t cols)
@@ -36,7 +35,6 @@ static void add_matrix_state(qs_trainer *t, int64_t index)
     qsi_matrix_state *s = &t->matrices[index];
     qsi_arena *arena = &t->state_arena;
     if (is_fsm(t)) {
-        qsi_arena_add(arena, &s->levels, qs_fsm_rule_of(t->options.fsm)->format, x->rows, x->cols);
         if (t->options.recipe != QS_RECIPE_LITERAL) {
             qsi_arena_add(arena, &s->row_moment, QS_F32, 1, x->rows);
             qsi_arena_add(arena, &s->column_moment, QS_F32, 1, x->cols);
@@ -164,11 +162,14 @@ static int64_t most_wide(const qs_model_config *c)
 #define LISTS(X) \
     X(matrices, OTHER, c->layers * QSI_MATRICES) \
     X(floats, OTHER, 3 + c->layers * QSI_BLOCK_FLOATS) \
+    X(adapters, OTHER, qsi_adapter_count(t->model)) \
     X(h, OTHER, c->layers + 1) \
     X(tapes, OTHER, c->layers) \
     X(host_tokens, DATA, 2 * t->rows) \
     X(host_window, DATA, c->ctx + 1) \
     X(host_counts, OTHER, 4 * c->layers * QSI_MATRICES) \
+    X(host_signs, OTHER, most_wide(c) / 32) \
+    X(host_levels, OTHER, most_wide(c) / 4) \
     X(health.pulses, OTHER, MEASURED(c->layers)) \
     X(health.flips, OTHER, MEASURED(c->layers)) \
     X(health.host_floats, OTHER, MEASURED(most_wide(c))) \
@@ -190,12 +191,16 @@ static qs_status allocate_lists(qs_trainer *t)
 
 static void announce(qs_trainer *t)
 {
+    t->active = qsi_active_of(&t->options, &t->model->config);
     qsi_arena_init(&t->state_arena, t->context, QS_MEMORY_STATE);
     qsi_arena_init(&t->float_arena, t->context, QS_MEMORY_OPTIMIZER);
     qsi_arena_init(&t->gradient_arena, t->context, QS_MEMORY_GRADIENTS);
     qsi_arena_init(&t->activation_arena, t->context, QS_MEMORY_ACTIVATIONS);
     qsi_arena_init(&t->scratch_arena, t->context, QS_MEMORY_WORKSPACE);
+    if (is_fsm(t))
+        qsi_arena_add(&t->state_arena, &t->levels, qs_fsm_rule_of(t->options.fsm)->format, 1, qsi_levels_most(&t->active));
     add_parameters(t);
+    qsi_lora_add(t);
     add_visit_scratch(t);
     add_activations(t);
 }
@@ -259,71 +264,6 @@ void qsi_trainer_buffers_free(qs_trainer *t)
 
 /* ---- start values ---------------------------------------------------------------------------------------------- */
 
-/* Uniform levels: planes of C2 and C4 are random bits (plane p, word j: word j mod 4 of Philox block p * 2^20 + j div 4). */
-static void random_planes(uint64_t seed, uint32_t tensor, uint32_t row, int planes, int64_t words, uint32_t *out)
-{
-    uint32_t draw[4];
-    for (int p = 0; p < planes; p++) {
-        for (int64_t j = 0; j < words; j++) {
-            if (j % 4 == 0)
-                qs_philox(seed, 0, QS_RANDOM_LEVELS, tensor, row, ((uint32_t)p << 20) + (uint32_t)(j / 4), draw);
-            out[p * words + j] = draw[j % 4];
-        }
-    }
-}
-
-/* Uniform states of t2: the code of column k is draw mod 3, draw = word k mod 4 of Philox block k div 4. */
-static void random_ternary(uint64_t seed, uint32_t tensor, uint32_t row, int64_t cols, uint32_t *out)
-{
-    uint32_t draw[4];
-    memset(out, 0, (size_t)(cols / 4));
-    for (int64_t k = 0; k < cols; k++) {
-        if (k % 4 == 0)
-            qs_philox(seed, 0, QS_RANDOM_LEVELS, tensor, row, (uint32_t)(k / 4), draw);
-        out[k / 16] |= (draw[k % 4] % 3) << (2 * (k % 16));
-    }
-}
-
-/* Uniform signed levels of c8: level - 1 is byte k mod 16 of Philox block k div 16, without its top bit; w from the sign words. */
-static void random_bytes(uint64_t seed, uint32_t tensor, uint32_t row, int64_t cols, const uint32_t *w, int8_t *out)
-{
-    uint32_t draw[4];
-    for (int64_t k = 0; k < cols; k++) {
-        if (k % 16 == 0)
-            qs_philox(seed, 0, QS_RANDOM_LEVELS, tensor, row, (uint32_t)(k / 16), draw);
-        const int level = (int)(draw[k % 16 / 4] >> (8 * (k % 4)) & 127);
-        out[k] = (int8_t)((w[k / 32] >> (k % 32) & 1) ? level : -1 - level);
-    }
-}
-
-static qs_status init_levels(qs_trainer *t, const qsi_matrix *x, qs_view levels)
-{
-    qs_status status = QS_OK;
-    uint32_t *host = qsi_alloc(t->context, QS_MEMORY_OTHER, x->cols);
-    uint32_t *signs = qsi_alloc(t->context, QS_MEMORY_OTHER, x->cols / 8);
-    const uint64_t seed = t->options.seed;
-    if (!host || !signs) {
-        status = QS_ERR_NOMEM;
-        goto fail;
-    }
-    for (int64_t n = 0; n < x->rows; n++) {
-        const uint32_t row = (uint32_t)n;
-        switch (t->options.fsm) {
-        case QS_FSM_T2: random_ternary(seed, x->id, row, x->cols, host); break;
-        case QS_FSM_C8:
-            QS_TRY(qs_read(t->model->queue, qs_view_rows(x->weight, n, 1), signs));
-            random_bytes(seed, x->id, row, x->cols, signs, (int8_t *)host);
-            break;
-        default: random_planes(seed, x->id, row, t->options.fsm == QS_FSM_C2 ? 2 : 4, x->cols / 32, host);
-        }
-        QS_TRY(qs_write(t->model->queue, qs_view_rows(levels, n, 1), host));
-    }
-fail:
-    qsi_free(host);
-    qsi_free(signs);
-    return status;
-}
-
 /* Latents: the sign of the weight times |normal| / sqrt(fan-in). */
 static qs_status init_latents(qs_trainer *t, const qsi_matrix *x, qs_view latent)
 {
@@ -371,8 +311,6 @@ qs_status qsi_trainer_init_state(qs_trainer *t)
     for (int64_t i = 0; i < qsi_matrix_count(t->model); i++) {
         const qsi_matrix *x = &t->model->matrices[i];
         const qsi_matrix_state *s = &t->matrices[i];
-        if (s->levels.buffer && t->options.recipe != QS_RECIPE_LITERAL)
-            QS_TRY(init_levels(t, x, s->levels));
         if (s->control.buffer)
             QS_TRY(qs_write(t->model->queue, s->control, control));
         if (s->latent.buffer)
@@ -380,6 +318,7 @@ qs_status qsi_trainer_init_state(qs_trainer *t)
         if (s->scale.value.buffer)
             QS_TRY(init_ones(t, s->scale.value));
     }
+    QS_TRY(qsi_phase_enter(t, 0));
 fail:
     return status;
 }

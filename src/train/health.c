@@ -65,7 +65,7 @@ qs_status qsi_health_gradient(qs_trainer *t, int64_t index)
         return QS_OK;
     const qs_view out = qs_view_rows(t->health.squares, index, 1);
     if (!has_dense_gradient(t)) {
-        const qs_view r_now = qs_view_at(s->r_now.buffer, s->r_now.offset, QS_F32, x->rows, 1);
+        const qs_view r_now = qs_view_at(s->r_now.buffer, s->r_now.offset, QS_F32, t->matrices[index].active.count, 1);
         return qsi_run(t->model->queue, qs_op_chunk_sum(out, r_now, 1.0f));
     }
     const qs_view dgrad = qs_view_at(s->dgrad.buffer, s->dgrad.offset, QS_F32, x->rows, x->cols);
@@ -114,12 +114,18 @@ static qs_status count_deepest(qs_trainer *t, int64_t index, int64_t row, int64_
     qsi_health *h = &t->health;
     QS_TRY(qs_read(t->model->queue, qs_view_rows(x->weight, row, 1), h->host_words));
     QS_TRY(qs_unpack(QS_W1, 1, x->cols, h->host_words, h->host_signs));
-    QS_TRY(qs_read(t->model->queue, qs_view_rows(levels, row, 1), h->host_words));
+    QS_TRY(qs_read(t->model->queue, qs_view_rows(levels, row - t->matrices[index].active.first, 1), h->host_words));
     QS_TRY(qs_unpack((qs_format)levels.format, 1, x->cols, h->host_words, h->host_states));
     for (int64_t k = 0; k < x->cols; k++)
         *count += is_deepest(t->options.fsm, h->host_signs[k], h->host_states[k]);
 fail:
     return status;
+}
+
+static bool is_active(const qs_trainer *t, int64_t index, int64_t row)
+{
+    const qsi_rows active = t->matrices[index].active;
+    return row >= active.first && row < active.first + active.count;
 }
 
 /* The record of sampled row j, which it clears. */
@@ -162,7 +168,8 @@ static qs_status add_gradients(qs_trainer *t, int64_t block, double *sum)
     const float *squares = t->health.host_floats;
     QS_TRY(qs_read(t->model->queue, qs_view_rows(t->health.squares, block * QSI_MATRICES, QSI_MATRICES), t->health.host_floats));
     for (int i = 0; i < QSI_MATRICES; i++)
-        *sum += (double)squares[i] * (has_dense_gradient(t) ? 1.0 : (double)qsi_matrix_of(t->model, block, i)->cols);
+        if (t->matrices[block * QSI_MATRICES + i].active.count > 0)
+            *sum += (double)squares[i] * (has_dense_gradient(t) ? 1.0 : (double)qsi_matrix_of(t->model, block, i)->cols);
 fail:
     return status;
 }
@@ -175,14 +182,17 @@ static qs_status measure_block(qs_trainer *t, int64_t block, tally *sum)
         const qsi_matrix *x = &t->model->matrices[index];
         const qsi_matrix_state *s = &t->matrices[index];
         for (int64_t j = 0; s->record.buffer && j < qs_sample_rows(x->rows); j++) {
+            const int64_t row = qs_sample_row(x->rows, j);
+            if (!is_active(t, index, row))
+                continue;
             QS_TRY(count_record(t, index, j, sum));
             if (s->levels.buffer)
-                QS_TRY(count_deepest(t, index, qs_sample_row(x->rows, j), &sum->deepest));
+                QS_TRY(count_deepest(t, index, row, &sum->deepest));
         }
         if (s->scale.value.buffer)
             QS_TRY(add_drift(t, index, &sum->drift));
         sum->rows += x->rows;
-        sum->weights += x->rows * x->cols;
+        sum->weights += s->active.count * x->cols;
     }
     sum->pulses = t->health.pulses[block];
     sum->flips = t->health.flips[block];
@@ -193,7 +203,6 @@ fail:
 /* Every figure that the arm has. */
 static qs_health figures(const qs_trainer *t, const tally *x)
 {
-    const qs_optimizer optimizer = t->options.optimizer;
     const double window = (double)t->options.health_window, weights = (double)x->weights, sampled = (double)x->sampled;
     qs_health r = unknown;
     r.step = t->step + 1;
@@ -203,11 +212,11 @@ static qs_health figures(const qs_trainer *t, const tally *x)
         r.dead = (double)x->dead / sampled;
         r.deepest = (double)x->deepest / sampled;
     }
-    if (optimizer != QS_OPTIMIZER_FROZEN && optimizer != QS_OPTIMIZER_ADAMW) {
+    if (qsi_signs_move(&t->options)) {
         r.flips = (double)x->flips / (window * weights);
         r.oscillating = (double)x->oscillating / sampled;
     }
-    if (optimizer != QS_OPTIMIZER_ADAMW)
+    if (t->options.optimizer != QS_OPTIMIZER_ADAMW)
         r.scale_drift = sqrt(x->drift / (double)x->rows);
     r.gradient_rms = sqrt(x->gradient / weights);
     return r;
@@ -239,6 +248,12 @@ static void clear_sums(qs_trainer *t)
     memset(h->flips, 0, bytes);
 }
 
+void qsi_health_restart(qs_trainer *t)
+{
+    if (t->options.health_window > 0)
+        clear_sums(t);
+}
+
 static qs_status clear_records(qs_trainer *t)
 {
     qs_status status = QS_OK;
@@ -263,6 +278,8 @@ qs_status qsi_health_end(qs_trainer *t, double density)
     h->steps++;
     h->density += density;
     for (int64_t i = 0; i < qsi_matrix_count(t->model); i++) {
+        if (t->matrices[i].active.count == 0)
+            continue;
         h->pulses[i / QSI_MATRICES] += t->host_counts[4 * i];
         h->flips[i / QSI_MATRICES] += t->host_counts[4 * i + 1];
     }

@@ -22,6 +22,12 @@ static double searched_rate(const qs_train_options *o)
     return o->optimizer == QS_OPTIMIZER_FSM && o->recipe == QS_RECIPE_LITERAL ? 8e-3 : 4e-3;
 }
 
+void qsi_train_config(const qs_train_options *o, qs_model_config *config)
+{
+    config->dense = o->optimizer == QS_OPTIMIZER_ADAMW;
+    config->lora_rank = o->optimizer != QS_OPTIMIZER_LORA ? 0 : o->lora_rank > 0 ? o->lora_rank : QS_LORA_RANK;
+}
+
 void qs_train_options_default(qs_train_options *o)
 {
     memset(o, 0, sizeof *o);
@@ -70,8 +76,14 @@ static void fill_automatic(qs_train_options *o, const qs_model_config *model)
         o->amplitude_end = 0.0375 * o->amplitude_start;
     if (o->micro_batch == 0)
         o->micro_batch = o->batch;
+    if (o->lora_rank <= 0)
+        o->lora_rank = QS_LORA_RANK;
     if (o->sticky < 0)
         o->sticky = qs_fsm_rule_of(o->fsm)->default_sticky;
+    if (o->active_parts <= 0)
+        o->active_parts = 1;
+    if (o->sweeps <= 0)
+        o->sweeps = 1;
     if (o->health_window < 0)
         o->health_window = qsi_min(100, qsi_max(20, o->steps / 10));
 }
@@ -83,7 +95,27 @@ static void fill_automatic(qs_train_options *o, const qs_model_config *model)
 #define INTEGER_RANGES(X) \
     X(steps, 1, INT64_C(1) << 31) X(batch, 1, 1 << 20) X(micro_batch, 1, o.batch) X(warmup, 0, o.steps) X(sticky, 0, 256) \
     X(recompute, 0, 1) X(optimizer, 0, QS_OPTIMIZERS - 1) X(fsm, 0, QS_FSMS - 1) X(recipe, 0, QS_RECIPE_EXACT) \
-    X(schedule, 0, QS_SCHEDULE_CONSTANT) X(precision, 0, QS_PRECISIONS - 1) X(health_window, 0, INT64_C(1) << 31)
+    X(schedule, 0, QS_SCHEDULE_CONSTANT) X(precision, 0, QS_PRECISIONS - 1) X(health_window, 0, INT64_C(1) << 31) \
+    X(lora_rank, 1, 1024) \
+    X(active_parts, 1, 1024) X(sweeps, 1, 1 << 20) X(active_by, 0, QS_ACTIVE_BY_BLOCKS) X(active_order, 0, QS_ACTIVE_RANDOM)
+
+static qs_status check_active(const qs_train_options *o)
+{
+    qs_status status = QS_OK;
+    const int64_t phases = o->active_parts * o->sweeps;
+    if (phases == 1)
+        return QS_OK;
+    if (o->optimizer != QS_OPTIMIZER_FSM)
+        QS_FAIL(QS_ERR_ARG, "active_parts is %lld and sweeps %lld; only fsm trains a part of the weights at a time",
+                (long long)o->active_parts, (long long)o->sweeps);
+    if (o->active_parts == 1)
+        QS_FAIL(QS_ERR_ARG, "sweeps is %lld; with one part, which is always active, there is one", (long long)o->sweeps);
+    if (o->steps < QSI_PHASE_STEPS * phases)
+        QS_FAIL(QS_ERR_ARG, "%lld steps are too few for %lld phases (parts times sweeps); every phase needs at least %d",
+                (long long)o->steps, (long long)phases, QSI_PHASE_STEPS);
+fail:
+    return status;
+}
 
 qs_status qs_train_options_resolve(qs_train_options *options, const qs_model_config *model)
 {
@@ -121,6 +153,7 @@ qs_status qs_train_options_resolve(qs_train_options *options, const qs_model_con
         QS_FAIL(QS_ERR_ARG, "fsm is %s; the literal recipe is the machine t2", qs_fsm_rule_of(o.fsm)->name);
     if (o.optimizer == QS_OPTIMIZER_FSM && o.recipe == QS_RECIPE_EXACT && o.fsm == QS_FSM_C8)
         QS_FAIL(QS_ERR_ARG, "the exact recipe has no meaning for c8, which uses no threshold");
+    QS_TRY(check_active(&o));
     *options = o;
 fail:
     return status;
@@ -147,6 +180,10 @@ json_t *qsi_train_options_to_json(const qs_train_options *o)
     PUT_INTEGER(batch)
     PUT_INTEGER(warmup)
     PUT_INTEGER(sticky)
+    PUT_INTEGER(active_parts)
+    PUT_INTEGER(sweeps)
+    PUT_INTEGER(active_by)
+    PUT_INTEGER(active_order)
 #undef PUT_INTEGER
 #define PUT_REAL(field, low, high) missing |= json_object_set_new(object, #field, json_real(o->field));
     REAL_RANGES(PUT_REAL)

@@ -10,6 +10,8 @@ typedef struct stand_in {
     qsi_matrix_state states[QSI_MATRICES];
     qsi_float floats[3 + QSI_BLOCK_FLOATS];
     qsi_adam moments[3 + QSI_BLOCK_FLOATS];
+    qsi_float adapters[QSI_LORA_PARTS * QSI_MATRICES];
+    qsi_adam adapter_moments[QSI_LORA_PARTS * QSI_MATRICES];
     qs_view h;
     qsi_tape tape;
 } stand_in;
@@ -20,13 +22,15 @@ static qs_status resolve(stand_in *s, const qs_model_config *config, const qs_tr
     qs_trainer *t = &s->trainer;
     memset(s, 0, sizeof *s);
     s->model.config = *config;
-    s->model.config.dense = options->optimizer == QS_OPTIMIZER_ADAMW;
+    qsi_train_config(options, &s->model.config);
     s->model.matrices = s->matrices;
     s->model.floats = s->floats;
+    s->model.adapters = s->adapters;
     t->options = *options;
     t->model = &s->model;
     t->matrices = s->states;
     t->floats = s->moments;
+    t->adapters = s->adapter_moments;
     t->h = &s->h;
     t->tapes = &s->tape;
     QS_TRY(qs_model_config_resolve(&s->model.config));

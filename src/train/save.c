@@ -41,7 +41,13 @@ static json_t *manifest_of(const qs_trainer *t)
                             (json_int_t)(t->step * t->rows), "seed", (json_int_t)t->options.seed, "cursor", "epoch",
                             (json_int_t)t->cursor.epoch, "index", (json_int_t)t->cursor.index, "text", "xxh3_128", text.hash,
                             "tokens", (json_int_t)text.tokens, "train_tokens", (json_int_t)text.train_tokens);
-    if (t->options.health_window == 0 || json_object_set_new(all, "health", qsi_health_to_json(t)) == 0)
+    bool whole = text.test_tokens == 0 ||
+                 json_object_set_new(json_object_get(all, "text"), "test_tokens", json_integer((json_int_t)text.test_tokens)) == 0;
+    if (t->options.health_window != 0)
+        whole = whole && json_object_set_new(all, "health", qsi_health_to_json(t)) == 0;
+    if (t->from[0])
+        whole = whole && json_object_set_new(all, "from", json_pack("{s:s}", "xxh3_128", t->from)) == 0;
+    if (whole)
         return all;
     json_decref(all);
     return NULL;
@@ -66,6 +72,7 @@ qs_status qs_trainer_save(qs_trainer *t, const char *folder)
     qsi_saved_tensor *saved = NULL;
     json_t *manifest = NULL;
     int64_t count = 0;
+    QS_TRY(qsi_trainer_check_started(t));
     QS_TRY(qsi_trainer_tensors(t, &tensors, &count));
     saved = qsi_alloc_array(t->context, QS_MEMORY_IO, count, sizeof *saved);
     manifest = manifest_of(t);
@@ -113,6 +120,34 @@ fail:
     return status;
 }
 
+static qs_status check_start(const qs_trainer *t, const char *folder, const json_t *saved)
+{
+    qs_status status = QS_OK;
+    const json_t *entry = json_object_get(saved, "from");
+    const char *checksum = json_string_value(json_object_get(entry, "xxh3_128"));
+    if (entry && !qsi_is_checksum(checksum))
+        QS_FAIL(QS_ERR_FORMAT, "%s: manifest.json does not say what the run was started from", folder);
+    const char *theirs = entry ? checksum : "", *ours = t->from;
+    if (strcmp(theirs, ours) != 0)
+        QS_FAIL(QS_ERR_ARG, "%s was started from %s%s, this run from %s%s; start from the same weights or use another output folder",
+                folder, theirs[0] ? "the weights " : "random weights", theirs, ours[0] ? "the weights " : "random weights", ours);
+fail:
+    return status;
+}
+
+/* Without a test part there is no test_tokens. */
+static qs_status compare_tests(const char *folder, json_t *saved, json_t *ours)
+{
+    qs_status status = QS_OK;
+    const json_int_t theirs = json_integer_value(json_object_get(saved, "test_tokens"));
+    const json_int_t wanted = json_integer_value(json_object_get(ours, "test_tokens"));
+    if (theirs != wanted)
+        QS_FAIL(QS_ERR_ARG, "%s was trained with text test_tokens = %lld, this run asks for %lld; use the same settings or another "
+                "output folder", folder, (long long)theirs, (long long)wanted);
+fail:
+    return status;
+}
+
 static qs_status check_manifest(const qs_trainer *t, const char *folder, json_t *saved)
 {
     qs_status status = QS_OK;
@@ -122,10 +157,12 @@ static qs_status check_manifest(const qs_trainer *t, const char *folder, json_t 
         QS_FAIL(QS_ERR_NOMEM, "no memory to compare this run with %s", folder);
     QS_TRY(compare_settings(folder, "model", json_object_get(config, "model"), json_object_get(our_config, "model")));
     QS_TRY(compare_settings(folder, "training", json_object_get(config, "train"), json_object_get(our_config, "train")));
+    QS_TRY(compare_tests(folder, json_object_get(saved, "text"), json_object_get(ours, "text")));
     QS_TRY(compare_settings(folder, "text", json_object_get(saved, "text"), json_object_get(ours, "text")));
     if (!json_equal(json_object_get(saved, "seed"), json_object_get(ours, "seed")))
         QS_FAIL(QS_ERR_ARG, "%s was trained with seed %lld, this run asks for %lld", folder,
                 (long long)json_integer_value(json_object_get(saved, "seed")), (long long)t->options.seed);
+    QS_TRY(check_start(t, folder, saved));
     const json_t *cursor = json_object_get(saved, "cursor");
     if (!json_is_integer(json_object_get(cursor, "epoch")) || !json_is_integer(json_object_get(cursor, "index")))
         QS_FAIL(QS_ERR_FORMAT, "%s: manifest.json has no data cursor", folder);
@@ -155,6 +192,7 @@ qs_status qs_trainer_load(qs_trainer *t, const char *folder)
     QS_TRY(check_manifest(t, folder, manifest));
     QS_TRY(qs_checkpoint_verify(checkpoint));
     const int64_t step = json_integer_value(json_object_get(manifest, "step"));
+    qsi_phase_assign(t, qsi_max(0, step - 1));
     QS_TRY(qsi_health_from_json(t, folder, json_object_get(manifest, "health"), step, &measured));
     QS_TRY(qsi_trainer_tensors(t, &tensors, &count));
     for (int64_t i = 0; i < count; i++)
@@ -162,6 +200,7 @@ qs_status qs_trainer_load(qs_trainer *t, const char *folder)
             QS_TRY(qsi_load_tensor(t->model->queue, checkpoint, tensors[i].name, tensors[i].view));
     const json_t *cursor = json_object_get(manifest, "cursor");
     t->step = step;
+    t->awaiting = false;
     t->cursor.epoch = (uint64_t)json_integer_value(json_object_get(cursor, "epoch"));
     t->cursor.index = (uint64_t)json_integer_value(json_object_get(cursor, "index"));
 fail:

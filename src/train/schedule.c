@@ -37,6 +37,8 @@ static double controller_slope(double z0, double density)
 
 void qsi_rates_at(const qs_train_options *o, int64_t step, qsi_rates *r)
 {
+    const qsi_active active = {.parts = o->active_parts, .phases = o->active_parts * o->sweeps, .steps = o->steps};
+    const qsi_phase phase = qsi_active_phase(&active, step);
     const double x = (double)step / (double)o->steps;
     const double warm = step + 1 < o->warmup ? (double)(step + 1) / (double)o->warmup : 1.0;
     const double factor = warm * decay(o, x);
@@ -46,14 +48,14 @@ void qsi_rates_at(const qs_train_options *o, int64_t step, qsi_rates *r)
     r->scale_lr = o->scale_lr * factor;
     r->density = density < 1e-5 ? 1e-5 : density > 0.995 ? 0.995 : density;
     const double z0 = sqrt(2.0) * qsi_erfinv(1.0 - r->density);
-    const double beta = (double)(step + 1) / (double)(step + 2);
+    const double updates = (double)(step - phase.first + 1), beta = updates / (updates + 1.0);
     r->z0 = (float)z0;
     r->slope = (float)controller_slope(z0, r->density);
     r->amplitude = (float)(o->amplitude_end + (o->amplitude_start - o->amplitude_end) * half_cosine(x));
     r->beta = (float)(beta < 0.95 ? beta : 0.95);
     r->c1 = (float)(1.0 - power(0.9, step + 1));
     r->c2 = (float)(1.0 - power(0.95, step + 1));
-    r->first = step == 0;
+    r->first = step == phase.first;
 }
 
 void qs_train_rates(const qs_train_options *o, int64_t step, qs_rates *rates)

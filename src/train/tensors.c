@@ -55,6 +55,21 @@ static void put_float(list *l, const qs_trainer *t, int64_t index, int file)
     }
 }
 
+/* The adapters of a block; they train its matrices and count like them. */
+static void put_adapters(list *l, const qs_trainer *t, int64_t block, int file)
+{
+    const int64_t per_block = t->model->n_adapters / t->model->config.layers;
+    for (int64_t i = block * per_block; i < (block + 1) * per_block; i++) {
+        const qsi_float *f = &t->model->adapters[i];
+        if (file == 0)
+            put(l, f->name, "", f->view, 0, f->slab, QSI_OF_MATRIX);
+        else {
+            put(l, f->name, ".adam_m", t->adapters[i].m, 1, f->slab, QSI_OF_MATRIX);
+            put(l, f->name, ".adam_v", t->adapters[i].v, 1, f->slab, QSI_OF_MATRIX);
+        }
+    }
+}
+
 static void put_file(list *l, const qs_trainer *t, int file)
 {
     put_float(l, t, 0, file);
@@ -63,6 +78,7 @@ static void put_file(list *l, const qs_trainer *t, int file)
             put_matrix(l, t, b * QSI_MATRICES + i, file);
         for (int i = 0; i < QSI_BLOCK_FLOATS; i++)
             put_float(l, t, 1 + b * QSI_BLOCK_FLOATS + i, file);
+        put_adapters(l, t, b, file);
     }
     put_float(l, t, t->model->n_floats - 2, file);
     put_float(l, t, t->model->n_floats - 1, file);
@@ -71,7 +87,7 @@ static void put_file(list *l, const qs_trainer *t, int file)
 qs_status qsi_trainer_tensors(const qs_trainer *t, qsi_persistent **out, int64_t *count)
 {
     enum { PER_MATRIX = 14, PER_FLOAT = 3 };
-    const int64_t most = PER_MATRIX * qsi_matrix_count(t->model) + PER_FLOAT * t->model->n_floats;
+    const int64_t most = PER_MATRIX * qsi_matrix_count(t->model) + PER_FLOAT * (t->model->n_floats + t->model->n_adapters);
     list l = {qsi_alloc_array(t->context, QS_MEMORY_IO, most, sizeof *l.entries), 0};
     if (!l.entries)
         return QS_ERR_NOMEM;

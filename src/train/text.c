@@ -162,6 +162,22 @@ fail:
     return status;
 }
 
+qs_status qs_text_keep_test(qs_text *t, double test_fraction)
+{
+    qs_status status = QS_OK;
+    const int64_t tokens = t->info.tokens, before = t->info.val_tokens;
+    if (!(test_fraction >= 0.0 && test_fraction < 1.0))
+        QS_FAIL(QS_ERR_ARG, "the test share is %g; it must lie in [0, 1)", test_fraction);
+    const int64_t test = (int64_t)(test_fraction * (double)tokens);
+    if (test > tokens - before)
+        QS_FAIL(QS_ERR_ARG, "the test share %g takes %lld of %lld tokens and validation %lld, more than there are; make one of them "
+                "smaller", test_fraction, (long long)test, (long long)tokens, (long long)before);
+    t->info.test_tokens = test;
+    t->info.train_tokens = tokens - before - test;
+fail:
+    return status;
+}
+
 void qs_text_free(qs_text **text)
 {
     if (!text || !*text)

@@ -3,8 +3,10 @@
 #define QSI_TRAIN_H
 
 #include <jansson.h>
+#include "io/checksum.h"
 #include "model/model.h"
 #include "qsbits/trainer.h"
+#include "train/active.h"
 
 /* A float parameter under AdamW. For row scales: the fp32 master, starting at 1. */
 typedef struct qsi_adam {
@@ -13,7 +15,8 @@ typedef struct qsi_adam {
 
 /* What training keeps for one matrix; views that an arm does not need are absent. */
 typedef struct qsi_matrix_state {
-    qs_view levels;             /* fsm: state in the rule's format */
+    qsi_rows active;            /* fsm: rows that train in this phase */
+    qs_view levels;             /* fsm: their state in the rule's format, in the trainer's levels; absent when the matrix rests */
     qs_view row_moment;         /* fsm default: r [1, N] */
     qs_view column_moment;      /* c [1, K] */
     qs_view control;            /* [1, 4] = {mu, 0, 0, 0} */
@@ -60,11 +63,19 @@ struct qs_trainer {
     qs_train_options options;   /* resolved */
     int64_t step;
     qs_cursor cursor;
+    char from[QSI_HEX];         /* checksum of the weights the run was started from, "" for random ones */
+    bool awaiting;              /* those weights, or a checkpoint of the run, are still to come */
+
+    /* what trains in the phase at hand (active.h) */
+    qsi_active active;
+    qsi_phase phase;
+    qs_view levels;             /* fsm: [1, most weights that are active at a time], dealt out anew in every phase */
 
     /* state that persists between steps */
     qsi_arena state_arena, float_arena;
     qsi_matrix_state *matrices; /* [layers * QSI_MATRICES] */
     qsi_adam *floats;           /* [model->n_floats] */
+    qsi_adam *adapters;         /* [model->n_adapters] */
 
     /* a step's own memory */
     qsi_arena activation_arena, gradient_arena, scratch_arena;
@@ -80,6 +91,7 @@ struct qs_trainer {
     int32_t *host_tokens;       /* [2 * rows]: tokens, targets */
     uint8_t *host_window;       /* [ctx + 1]: a window as it stands in the text */
     int32_t *host_counts;       /* [matrices, 4] */
+    uint32_t *host_signs, *host_levels;   /* a row of signs, of levels */
     qsi_health health;
 };
 
@@ -87,6 +99,15 @@ struct qs_trainer {
 
 /* Threshold of bop on the moving average of the normalized gradient. */
 extern const float qsi_bop_threshold;
+
+/* Sets what follows of a config from what trains the model: dense, lora_rank. */
+void qsi_train_config(const qs_train_options *options, qs_model_config *config);
+
+/* Whether signs can flip. */
+static inline bool qsi_signs_move(const qs_train_options *o)
+{
+    return o->optimizer == QS_OPTIMIZER_FSM || o->optimizer == QS_OPTIMIZER_STE || o->optimizer == QS_OPTIMIZER_BOP;
+}
 
 /* The options that decide trained bytes, as a JSON object (new reference). */
 json_t *qsi_train_options_to_json(const qs_train_options *options);
@@ -107,8 +128,24 @@ qs_status qsi_trainer_plan(qs_trainer *plan, int64_t *bytes);
 qs_status qsi_trainer_buffers(qs_trainer *trainer);
 void qsi_trainer_buffers_free(qs_trainer *trainer);
 
-/* Start values of the state: levels, latents, masters. */
+/* Start values of the state: latents, masters, the first phase. */
 qs_status qsi_trainer_init_state(qs_trainer *trainer);
+
+/* ---- levels.c: the state of the active rows --------------------------------------------------------------------- */
+
+/* Weights, as columns of a row, that hold the levels of any part. */
+int64_t qsi_levels_most(const qsi_active *active);
+
+/* Makes the phase of `step` the trainer's: deals the levels out to its rows. Their bytes stay. Without fsm all rows are active. */
+void qsi_phase_assign(qs_trainer *trainer, int64_t step);
+
+/* The same, and its levels start at random. Nothing happens inside a phase. */
+qs_status qsi_phase_enter(qs_trainer *trainer, int64_t step);
+
+/* ---- start.c: starting from the weights of a checkpoint --------------------------------------------------------------- */
+
+/* ARG while the weights the run is to start from are missing. */
+qs_status qsi_trainer_check_started(const qs_trainer *trainer);
 
 /* ---- update.c: what happens to a matrix and to the floats once all gradients of the block exist ------------------- */
 
@@ -116,12 +153,23 @@ qs_status qsi_trainer_init_state(qs_trainer *trainer);
 qs_status qsi_update_matrix(qs_trainer *trainer, int64_t index, qs_view dy, qs_view x, const qsi_rates *rates);
 qs_status qsi_update_floats(qs_trainer *trainer, const qsi_rates *rates);
 
+/* ---- lora.c: adapters ------------------------------------------------------------------------------------------------ */
+
+/* Announces moments, gradients and the dy operands of A. */
+void qsi_lora_add(qs_trainer *trainer);
+
+/* Gradients of the adapters of matrix `index`: dy [rows, N], x [rows, K], u [rows, r] of all tokens of the step. */
+qs_status qsi_lora_gradients(qs_trainer *trainer, int64_t index, qs_view dy, qs_view x, qs_view u);
+
 /* ---- health.c: figures of the matrices over windows of steps (docs/numerics.md, "Health") --------------------------- */
 
 /* In a step: at its start; after the update of a matrix; at its end, with host_counts of this step and the wanted share. */
 void qsi_health_begin(qs_trainer *trainer);
 qs_status qsi_health_gradient(qs_trainer *trainer, int64_t index);
 qs_status qsi_health_end(qs_trainer *trainer, double density);
+
+/* A phase begins: a window in which other rows trained gives no figures. */
+void qsi_health_restart(qs_trainer *trainer);
 
 /* The running window and the last figures as a JSON object (new reference), NULL when nothing is measured or without memory.
  * Back: *continued tells whether saved (may be NULL), of a run at `step`, has a window of the same length; if not, a new one

@@ -17,7 +17,7 @@ qs_status qs_trainer_create(qs_context *context, const qs_model_config *config, 
     t->context = context;
     t->text = text;
     t->options = *options;
-    c.dense = options->optimizer == QS_OPTIMIZER_ADAMW;
+    qsi_train_config(options, &c);
     QS_TRY(qs_model_config_resolve(&c));
     QS_TRY(qs_train_options_resolve(&t->options, &c));
     if (c.vocab < 256)
@@ -153,6 +153,8 @@ static qsi_block_grads grads_rows(const qsi_block_grads *g, int64_t first, int64
     };
     for (int i = 0; i < QSI_BLOCK_FLOATS; i++)
         r.gains[i] = chunk_rows(g->gains[i], first, n);
+    for (int i = 0; i < QSI_MATRICES && g->du[i].buffer; i++)
+        r.du[i] = qs_view_rows(g->du[i], first, n);
     return r;
 }
 
@@ -186,8 +188,10 @@ static qs_status block_update(qs_trainer *t, int64_t block, const qsi_rates *rat
         [QSI_O] = {g->dmid, tape->attn_norm}, [QSI_GATE] = {g->dgate, tape->n2}, [QSI_UP] = {g->dup, tape->n2},
         [QSI_DOWN] = {g->dout, tape->act_norm},
     };
-    for (int i = 0; i < QSI_MATRICES; i++)
+    for (int i = 0; i < QSI_MATRICES; i++) {
         QS_TRY(qsi_update_matrix(t, block * QSI_MATRICES + i, operands[i][0], operands[i][1], rates));
+        QS_TRY(qsi_lora_gradients(t, block * QSI_MATRICES + i, operands[i][0], operands[i][1], tape->u[i]));
+    }
 fail:
     return status;
 }
@@ -215,21 +219,25 @@ fail:
     return status;
 }
 
-/* Shares of pulses and flips over all matrices, of the arms whose signs move. */
+/* Share of pulses among the active weights and of flips among all, of the arms whose signs move. */
 static qs_status read_counts(qs_trainer *t, qs_step_info *info)
 {
     qs_status status = QS_OK;
     const int64_t n = qsi_matrix_count(t->model);
-    int64_t pulses = 0, flips = 0, weights = 0;
-    if (t->options.optimizer == QS_OPTIMIZER_FROZEN || t->options.optimizer == QS_OPTIMIZER_ADAMW)
+    int64_t pulses = 0, flips = 0, weights = 0, active = 0;
+    if (!qsi_signs_move(&t->options))
         return QS_OK;
     QS_TRY(qs_read(t->model->queue, t->visit.counts, t->host_counts));
     for (int64_t i = 0; i < n; i++) {
+        const int64_t rows = t->matrices[i].active.count;
+        active += rows * t->model->matrices[i].cols;
+        weights += t->model->matrices[i].rows * t->model->matrices[i].cols;
+        if (rows == 0)
+            continue;
         pulses += t->host_counts[4 * i];
         flips += t->host_counts[4 * i + 1];
-        weights += t->model->matrices[i].rows * t->model->matrices[i].cols;
     }
-    info->pulses = (double)pulses / (double)weights;
+    info->pulses = (double)pulses / (double)active;
     info->flips = (double)flips / (double)weights;
 fail:
     return status;
@@ -243,7 +251,9 @@ qs_status qs_trainer_step(qs_trainer *t, qs_step_info *info)
     qs_step_info result = {.step = t->step + 1};
     if (t->step >= t->options.steps)
         QS_FAIL(QS_ERR_ARG, "all %lld steps of this run are done", (long long)t->options.steps);
+    QS_TRY(qsi_trainer_check_started(t));
     qsi_rates_at(&t->options, t->step, &rates);
+    QS_TRY(qsi_phase_enter(t, t->step));
     QS_TRY(load_batch(t, &cursor));
     QS_TRY(forward(t, &result.loss));
     if (!isfinite(result.loss))

@@ -9,9 +9,9 @@ static qs_view vector(qs_view scratch, int64_t n)
     return scratch;
 }
 
-static qs_view matrix(qs_view scratch, const qsi_matrix *x)
+static qs_view matrix(qs_view scratch, int64_t rows, int64_t cols)
 {
-    return qs_view_at(scratch.buffer, scratch.offset, (qs_format)scratch.format, x->rows, x->cols);
+    return qs_view_at(scratch.buffer, scratch.offset, (qs_format)scratch.format, rows, cols);
 }
 
 static qs_adamw adamw(double lr, double weight_decay, const qsi_rates *r)
@@ -20,23 +20,33 @@ static qs_adamw adamw(double lr, double weight_decay, const qsi_rates *r)
                       .c1 = r->c1, .c2 = r->c2};
 }
 
-/* The visit with everything that does not depend on the recipe. */
+/* Columns of a float view. */
+static qs_view columns(qs_view view, qsi_rows range)
+{
+    view.offset += (uint64_t)qs_row_bytes((qs_format)view.format, range.first);
+    view.cols = range.count;
+    return view;
+}
+
+/* The visit of the active rows with everything that does not depend on the recipe. */
 static qs_fsm_visit visit_of(qs_trainer *t, int64_t index, const qsi_rates *r)
 {
     const qsi_matrix *x = &t->model->matrices[index];
     const qsi_visit_scratch *s = &t->visit;
+    const qsi_rows active = t->matrices[index].active;
     return (qs_fsm_visit){
-        .w = x->weight,
+        .w = qs_view_rows(x->weight, active.first, active.count),
         .state = t->matrices[index].levels,
-        .scale = x->scale,
-        .a = vector(s->a, x->rows),
+        .scale = columns(x->scale, active),
+        .a = vector(s->a, active.count),
         .b = vector(s->b, x->cols),
         .theta = s->theta,
-        .r_now = vector(s->r_now, x->rows),
+        .r_now = vector(s->r_now, active.count),
         .c_now = vector(s->c_now, x->cols),
-        .dmaster = t->matrices[index].scale.grad,
+        .dmaster = columns(t->matrices[index].scale.grad, active),
         .counts = qs_view_rows(s->counts, index, 1),
         .sample = t->matrices[index].record,
+        .first_row = active.first,
         .whole_rows = x->rows,
         .fsm = t->options.fsm,
         .sticky = t->options.sticky,
@@ -51,15 +61,15 @@ static qs_fsm_visit visit_of(qs_trainer *t, int64_t index, const qsi_rates *r)
 static qs_op threshold(qs_trainer *t, int64_t index, const qs_fsm_visit *u, const qsi_rates *r)
 {
     const qsi_matrix_state *m = &t->matrices[index];
-    return qs_op_fsm_threshold(u->a, u->b, u->theta, m->row_moment, m->column_moment, m->control, r->z0);
+    return qs_op_fsm_threshold(u->a, u->b, u->theta, columns(m->row_moment, m->active), m->column_moment, m->control, r->z0);
 }
 
 static qs_op statistics(qs_trainer *t, int64_t index, const qs_fsm_visit *u, const qsi_rates *r)
 {
     const qsi_matrix_state *m = &t->matrices[index];
     const qsi_matrix *x = &t->model->matrices[index];
-    return qs_op_fsm_statistics(m->row_moment, m->column_moment, m->control, u->r_now, u->c_now, u->counts, r->beta,
-                                (float)r->density, r->slope, x->rows * x->cols, r->first ? QS_FLAG_FIRST : 0);
+    return qs_op_fsm_statistics(columns(m->row_moment, m->active), m->column_moment, m->control, u->r_now, u->c_now, u->counts,
+                                r->beta, (float)r->density, r->slope, m->active.count * x->cols, r->first ? QS_FLAG_FIRST : 0);
 }
 
 /* One visit: statistics of the steps before decide this one. */
@@ -80,7 +90,7 @@ fail:
     return status;
 }
 
-static int64_t pulses_wanted(const qsi_matrix *x, double density) { return (int64_t)(density * (double)(x->rows * x->cols)); }
+static int64_t pulses_wanted(qs_view w, double density) { return (int64_t)(density * (double)(w.rows * w.cols)); }
 
 /* Two visits of a dense gradient: this step's statistics and quantile decide it. */
 static qs_status fsm_exact(qs_trainer *t, int64_t index, qs_view dy, qs_view x, const qsi_rates *r)
@@ -89,13 +99,13 @@ static qs_status fsm_exact(qs_trainer *t, int64_t index, qs_view dy, qs_view x, 
     qs_queue *queue = t->model->queue;
     const qsi_matrix *m = &t->model->matrices[index];
     qs_fsm_visit u = visit_of(t, index, r);
-    u.dgrad = matrix(t->visit.dgrad, m);
+    u.dgrad = matrix(t->visit.dgrad, u.w.rows, m->cols);
     u.flags = QS_FLAG_MEASURE;
     QS_TRY(qsi_run(queue, qs_op_with(qs_op_linear_dw(u.dgrad, dy, x), t->model->precision)));
     QS_TRY(qsi_run(queue, qs_op_fsm_visit(&u)));
     QS_TRY(qsi_run(queue, statistics(t, index, &u, r)));
     QS_TRY(qsi_run(queue, threshold(t, index, &u, r)));
-    QS_TRY(qsi_run(queue, qs_op_fsm_quantile(u.theta, u.dgrad, u.scale, u.a, u.b, pulses_wanted(m, r->density))));
+    QS_TRY(qsi_run(queue, qs_op_fsm_quantile(u.theta, u.dgrad, u.scale, u.a, u.b, pulses_wanted(u.w, r->density))));
     u.flags = 0;
     QS_TRY(qsi_run(queue, qs_op_fsm_visit(&u)));
 fail:
@@ -109,11 +119,11 @@ static qs_status fsm_literal(qs_trainer *t, int64_t index, qs_view dy, qs_view x
     qs_queue *queue = t->model->queue;
     const qsi_matrix *m = &t->model->matrices[index];
     qs_fsm_visit u = visit_of(t, index, r);
-    u.dgrad = matrix(t->visit.dgrad, m);
-    u.pulses = matrix(t->visit.pulses, m);
+    u.dgrad = matrix(t->visit.dgrad, u.w.rows, m->cols);
+    u.pulses = matrix(t->visit.pulses, u.w.rows, m->cols);
     u.a = u.b = qs_absent();
     QS_TRY(qsi_run(queue, qs_op_with(qs_op_linear_dw(u.dgrad, dy, x), t->model->precision)));
-    QS_TRY(qsi_run(queue, qs_op_fsm_quantile(u.theta, u.dgrad, u.scale, u.a, u.b, pulses_wanted(m, r->density))));
+    QS_TRY(qsi_run(queue, qs_op_fsm_quantile(u.theta, u.dgrad, u.scale, u.a, u.b, pulses_wanted(u.w, r->density))));
     QS_TRY(qsi_run(queue, qs_op_fsm_visit(&u)));
     QS_TRY(qsi_run(queue, qs_op_fsm_rule(&u)));
 fail:
@@ -136,7 +146,7 @@ static qs_status dense_gradient(qs_trainer *t, int64_t index, qs_view dy, qs_vie
     qs_status status = QS_OK;
     const qsi_matrix *m = &t->model->matrices[index];
     const qs_view dmaster = t->matrices[index].scale.grad;
-    *dgrad = matrix(t->visit.dgrad, m);
+    *dgrad = matrix(t->visit.dgrad, m->rows, m->cols);
     QS_TRY(qsi_run(t->model->queue, qs_op_with(qs_op_linear_dw(*dgrad, dy, x), t->model->precision)));
     if (dmaster.buffer)
         QS_TRY(qsi_run(t->model->queue, qs_op_scale_grad(dmaster, m->weight, *dgrad, m->base)));
@@ -190,6 +200,7 @@ fail:
 static qs_status update(qs_trainer *t, int64_t index, qs_view dy, qs_view x, const qsi_rates *r)
 {
     switch (t->options.optimizer) {
+    case QS_OPTIMIZER_LORA:   /* adapters are updated with the floats */
     case QS_OPTIMIZER_FROZEN: return frozen(t, index, dy, x, r);
     case QS_OPTIMIZER_STE: return straight_through(t, index, dy, x, r);
     case QS_OPTIMIZER_BOP: return bop(t, index, dy, x, r);
@@ -206,7 +217,10 @@ static qs_status update(qs_trainer *t, int64_t index, qs_view dy, qs_view x, con
 qs_status qsi_update_matrix(qs_trainer *t, int64_t index, qs_view dy, qs_view x, const qsi_rates *r)
 {
     qs_status status = QS_OK;
-    QS_TRY(update(t, index, dy, x, r));
+    const qsi_rows active = t->matrices[index].active;
+    if (active.count == 0)
+        return QS_OK;
+    QS_TRY(update(t, index, columns(dy, active), x, r));
     QS_TRY(qsi_health_gradient(t, index));
 fail:
     return status;
@@ -214,16 +228,29 @@ fail:
 
 /* ---- floats ---------------------------------------------------------------------------------------------------- */
 
-/* clip_factor = min(1, clip / norm of all gradients of floats and scales) */
+/* The gradient of number i of floats, scale masters (of active rows) and adapters, one after the other; absent where none trains. */
+static qs_view clipped(const qs_trainer *t, int64_t i)
+{
+    const int64_t floats = t->model->n_floats, scales = qsi_matrix_count(t->model);
+    if (i < floats)
+        return t->floats[i].grad;
+    if (i >= floats + scales)
+        return t->adapters[i - floats - scales].grad;
+    const qsi_matrix_state *s = &t->matrices[i - floats];
+    return s->scale.grad.buffer && s->active.count > 0 ? columns(s->scale.grad, s->active) : qs_absent();
+}
+
+/* clip_factor = min(1, clip / norm of all their gradients) */
 static qs_status measure_clip(qs_trainer *t)
 {
     qs_status status = QS_OK;
     uint32_t flags = 0;
-    for (int64_t i = 0; i < t->model->n_floats + qsi_matrix_count(t->model); i++) {
-        const qsi_adam *a = i < t->model->n_floats ? &t->floats[i] : &t->matrices[i - t->model->n_floats].scale;
-        if (!a->grad.buffer)
+    const int64_t count = t->model->n_floats + qsi_matrix_count(t->model) + t->model->n_adapters;
+    for (int64_t i = 0; i < count; i++) {
+        const qs_view grad = clipped(t, i);
+        if (!grad.buffer)
             continue;
-        QS_TRY(qsi_run(t->model->queue, qs_op_sum_squares(t->clip_sum, a->grad, qs_absent(), flags)));
+        QS_TRY(qsi_run(t->model->queue, qs_op_sum_squares(t->clip_sum, grad, qs_absent(), flags)));
         flags = QS_FLAG_ADD;
     }
     QS_TRY(qsi_run(t->model->queue, qs_op_clip_factor(t->clip_factor, t->clip_sum, (float)t->options.clip)));
@@ -246,10 +273,17 @@ qs_status qsi_update_floats(qs_trainer *t, const qsi_rates *r)
     for (int64_t i = 0; i < qsi_matrix_count(t->model); i++) {
         const qsi_adam *a = &t->matrices[i].scale;
         const qsi_matrix *x = &t->model->matrices[i];
-        if (!a->grad.buffer)
+        const qsi_rows active = t->matrices[i].active;
+        if (!a->grad.buffer || active.count == 0)
             continue;
-        QS_TRY(qsi_run(queue, qs_op_adamw(a->value, a->grad, a->m, a->v, factor, qs_absent(), adamw(r->scale_lr, 0.0, r))));
-        QS_TRY(qsi_run(queue, qs_op_scales(x->scale, a->value, x->base)));
+        QS_TRY(qsi_run(queue, qs_op_adamw(columns(a->value, active), columns(a->grad, active), columns(a->m, active),
+                                          columns(a->v, active), factor, qs_absent(), adamw(r->scale_lr, 0.0, r))));
+        QS_TRY(qsi_run(queue, qs_op_scales(columns(x->scale, active), columns(a->value, active), x->base)));
+    }
+    for (int64_t i = 0; i < t->model->n_adapters; i++) {
+        const qsi_adam *a = &t->adapters[i];
+        const double rate = (i % QSI_LORA_PARTS == QSI_LORA_B ? QSI_LORA_FACTOR : 1) * r->matrix_lr;
+        QS_TRY(qsi_run(queue, qs_op_adamw(a->value, a->grad, a->m, a->v, factor, qs_absent(), adamw(rate, 0.0, r))));
     }
 fail:
     return status;

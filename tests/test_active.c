@@ -1,0 +1,258 @@
+/* test_active.c - the active set: parts and phases cover everything once, what rests stays as it is, memory follows the share, and a
+ * run that stops in the middle of a phase ends with the same bytes. */
+#include "training_case.h"
+
+enum { MATRICES = 7 };
+
+/* 3 layers of 96, so that units of 32 rows do not divide evenly. */
+static setup active_setup(qs_fsm fsm, int64_t parts, int64_t sweeps, qs_active_by by, qs_active_order order)
+{
+    setup s = small_setup(QS_OPTIMIZER_FSM, fsm, QS_RECIPE_DEFAULT);
+    s.config.layers = 3;
+    s.config.dim = 96;
+    s.config.ffn = 160;
+    s.options.active_parts = parts;
+    s.options.sweeps = sweeps;
+    s.options.active_by = by;
+    s.options.active_order = order;
+    ok(qs_model_config_resolve(&s.config));
+    ok(qs_train_options_resolve(&s.options, &s.config));
+    return s;
+}
+
+static void shape_of(const qs_model_config *c, int index, int64_t *rows, int64_t *cols)
+{
+    const int64_t a = c->heads * c->head_dim, g = c->kv_heads * c->head_dim;
+    const int64_t shapes[MATRICES][2] = {{a, c->dim},      {g, c->dim},      {g, c->dim},     {c->dim, a},
+                                         {c->ffn, c->dim}, {c->ffn, c->dim}, {c->dim, c->ffn}};
+    *rows = shapes[index][0];
+    *cols = shapes[index][1];
+}
+
+/* Every row of every matrix is active in exactly one phase of a sweep, and phases follow each other without a gap. */
+static void check_sweep(const setup *s, int64_t first, int64_t *next)
+{
+    enum { MOST_ROWS = 4096 };
+    static uint8_t seen[3 * MATRICES][MOST_ROWS];
+    qs_phase phase;
+    memset(seen, 0, sizeof seen);
+    for (int64_t p = 0; p < s->options.active_parts; p++, first = phase.first + phase.steps) {
+        int64_t weights = 0;
+        qs_train_phase(&s->config, &s->options, first, &phase);
+        assert_int_equal(phase.first, first);
+        for (uint32_t i = 0; i < 3 * MATRICES; i++) {
+            int64_t row = 0, count = 0, rows = 0, cols = 0;
+            shape_of(&s->config, (int)i % MATRICES, &rows, &cols);
+            qs_train_active_rows(&s->config, &s->options, first + phase.steps - 1, i, &row, &count);
+            assert_true(row >= 0 && count >= 0 && row + count <= rows && (count == 0 || row % 32 == 0));
+            for (int64_t n = row; n < row + count; n++)
+                seen[i][n]++;
+            weights += count * cols;
+        }
+        assert_int_equal(weights, phase.weights);
+    }
+    for (int i = 0; i < 3 * MATRICES; i++) {
+        int64_t rows = 0, cols = 0;
+        shape_of(&s->config, i % MATRICES, &rows, &cols);
+        for (int64_t n = 0; n < MOST_ROWS; n++)
+            if (seen[i][n] != (n < rows))
+                fail_msg("row %lld of matrix %d is active %d times in a sweep", (long long)n, i, seen[i][n]);
+    }
+    *next = first;
+}
+
+static void test_cover(void **state)
+{
+    (void)state;
+    static const int64_t parts[] = {1, 2, 3, 5, 7, 16}, sweeps[] = {1, 2, 5};
+    for (int p = 0; p < 6; p++)
+        for (int n = 0; n < 3; n++)
+            for (int by = QS_ACTIVE_BY_ROWS; by <= QS_ACTIVE_BY_BLOCKS; by++)
+                for (int order = QS_ACTIVE_BOTTOM_UP; order <= QS_ACTIVE_RANDOM; order++) {
+                    if ((parts[p] == 1 && sweeps[n] > 1) || parts[p] * sweeps[n] > 25)
+                        continue;
+                    const setup s = active_setup(QS_FSM_C4, parts[p], sweeps[n], (qs_active_by)by, (qs_active_order)order);
+                    int64_t step = 0;
+                    for (int64_t sweep = 0; sweep < sweeps[n]; sweep++)
+                        check_sweep(&s, step, &step);
+                    assert_int_equal(step, s.options.steps);
+                }
+}
+
+/* Parts by blocks, bottom up: a matrix never trains before one that lies below it has had its turn. */
+static void test_order(void **state)
+{
+    (void)state;
+    for (int order = QS_ACTIVE_BOTTOM_UP; order <= QS_ACTIVE_TOP_DOWN; order++) {
+        const setup s = active_setup(QS_FSM_C4, 5, 1, QS_ACTIVE_BY_BLOCKS, (qs_active_order)order);
+        int64_t lowest_before = order == QS_ACTIVE_BOTTOM_UP ? -1 : 3 * MATRICES;
+        for (int64_t step = 0; step < s.options.steps; step += 20) {
+            int64_t lowest = -1;
+            for (uint32_t i = 0; i < 3 * MATRICES && lowest < 0; i++) {
+                int64_t row = 0, count = 0;
+                qs_train_active_rows(&s.config, &s.options, step, i, &row, &count);
+                lowest = count > 0 ? (int64_t)i : -1;
+            }
+            assert_true(order == QS_ACTIVE_BOTTOM_UP ? lowest >= lowest_before : lowest <= lowest_before);
+            lowest_before = lowest;
+        }
+    }
+}
+
+/* ---- runs -------------------------------------------------------------------------------------------------------- */
+
+enum { TEXT_TOKENS = 3000 };
+
+typedef struct run {
+    qs_context *context;
+    qs_text *text;
+    qs_trainer *trainer;
+} run;
+
+static run start_run(const setup *s, int threads)
+{
+    run r = {open_context(threads, NULL, NULL), NULL, NULL};
+    r.text = prose_text(r.context, TEXT_TOKENS, 0.1);
+    r.trainer = make_trainer(r.context, s, r.text);
+    return r;
+}
+
+static void end_run(run *r)
+{
+    qs_trainer_free(&r->trainer);
+    qs_text_free(&r->text);
+    qs_close(&r->context);
+}
+
+/* Signs and fp16 scales of a matrix in a checkpoint. */
+static const uint8_t *tensor_bytes(const qs_checkpoint *c, uint32_t i, const char *suffix)
+{
+    static const char *const names[MATRICES] = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+                                                "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"};
+    char name[128];
+    snprintf(name, sizeof name, "model.layers.%d.%s.%s", (int)i / MATRICES, names[i % MATRICES], suffix);
+    const int64_t index = qs_checkpoint_find(c, name);
+    assert_true(index >= 0);
+    return qs_checkpoint_data(c, index);
+}
+
+/* Between two checkpoints of one phase nothing outside its rows has changed, and something inside has. */
+static void check_rest(const setup *s, int64_t step, const char *before, const char *after)
+{
+    qs_checkpoint *a = open_checkpoint(before), *b = open_checkpoint(after);
+    int64_t changed = 0;
+    for (uint32_t i = 0; i < 3 * MATRICES; i++) {
+        int64_t rows = 0, cols = 0, first = 0, count = 0;
+        shape_of(&s->config, (int)i % MATRICES, &rows, &cols);
+        qs_train_active_rows(&s->config, &s->options, step, i, &first, &count);
+        const uint8_t *wa = tensor_bytes(a, i, "weight"), *wb = tensor_bytes(b, i, "weight");
+        const uint8_t *sa = tensor_bytes(a, i, "weight_scale"), *sb = tensor_bytes(b, i, "weight_scale");
+        for (int64_t n = 0; n < rows; n++) {
+            const int differs = memcmp(wa + n * cols / 8, wb + n * cols / 8, (size_t)cols / 8) != 0;
+            if (n >= first && n < first + count) {
+                changed += differs;
+                continue;
+            }
+            if (differs || memcmp(sa + 2 * n, sb + 2 * n, 2) != 0)
+                fail_msg("step %lld: row %lld of matrix %u rests but changed", (long long)step, (long long)n, i);
+        }
+    }
+    assert_true(changed > 0);
+    qs_checkpoint_close(&a);
+    qs_checkpoint_close(&b);
+}
+
+static void test_rest_stays(void **state)
+{
+    (void)state;
+    static const qs_fsm machines[] = {QS_FSM_T2, QS_FSM_C2, QS_FSM_C4, QS_FSM_C8};
+    for (int m = 0; m < 4; m++) {
+        const setup s = active_setup(machines[m], 3, 2, m % 2 ? QS_ACTIVE_BY_BLOCKS : QS_ACTIVE_BY_ROWS, QS_ACTIVE_RANDOM);
+        run r = start_run(&s, 1);
+        qs_phase phase;
+        for (int64_t step = 0; step < s.options.steps; step = phase.first + phase.steps) {
+            const file_path before = path_of("before"), after = path_of("after");
+            qs_train_phase(&s.config, &s.options, step, &phase);
+            ok(qs_trainer_save(r.trainer, before.text));
+            train_to(r.trainer, phase.first + phase.steps);
+            ok(qs_trainer_save(r.trainer, after.text));
+            check_rest(&s, step, before.text, after.text);
+            assert_int_equal(nftw(before.text, remove_entry, 16, FTW_DEPTH | FTW_PHYS), 0);
+            assert_int_equal(nftw(after.text, remove_entry, 16, FTW_DEPTH | FTW_PHYS), 0);
+        }
+        end_run(&r);
+    }
+}
+
+/* Stopped inside a phase, at its last step and right at a boundary; other threads, other memory. */
+static void test_resume(void **state)
+{
+    (void)state;
+    static const int64_t stops[] = {1, 24, 25, 26, 60};
+    setup s = active_setup(QS_FSM_C4, 2, 2, QS_ACTIVE_BY_ROWS, QS_ACTIVE_RANDOM);
+    run whole = start_run(&s, 1);
+    train_to(whole.trainer, s.options.steps);
+    const uint64_t expected = hash_of(whole.trainer);
+    end_run(&whole);
+    for (int i = 0; i < 5; i++) {
+        const file_path saved = path_of("stopped");
+        run first = start_run(&s, 2);
+        train_to(first.trainer, stops[i]);
+        ok(qs_trainer_save(first.trainer, saved.text));
+        end_run(&first);
+        run second = start_run(&s, 1);
+        ok(qs_trainer_load(second.trainer, saved.text));
+        train_to(second.trainer, s.options.steps);
+        assert_true(hash_of(second.trainer) == expected);
+        end_run(&second);
+        assert_int_equal(nftw(saved.text, remove_entry, 16, FTW_DEPTH | FTW_PHYS), 0);
+    }
+}
+
+/* Levels exist for the active part only, and the plan says so. */
+static void test_memory(void **state)
+{
+    (void)state;
+    setup s = active_setup(QS_FSM_C8, 1, 1, QS_ACTIVE_BY_ROWS, QS_ACTIVE_BOTTOM_UP);
+    setup half = active_setup(QS_FSM_C8, 2, 1, QS_ACTIVE_BY_ROWS, QS_ACTIVE_BOTTOM_UP);
+    run r = start_run(&s, 1), h = start_run(&half, 1);
+    qs_bits all, part;
+    uint64_t plan[QS_MEMORY_TAGS + 1], half_plan[QS_MEMORY_TAGS + 1];
+    ok(qs_trainer_bits(r.trainer, &all));
+    ok(qs_trainer_bits(h.trainer, &part));
+    ok(qs_train_plan(&s.config, &s.options, plan));
+    ok(qs_train_plan(&half.config, &half.options, half_plan));
+    const double saved = all.training_bits_per_weight - part.training_bits_per_weight;
+    assert_true(saved > 3.7 && saved < 4.3);
+    const double planned = 8.0 * (double)(plan[QS_MEMORY_STATE] - half_plan[QS_MEMORY_STATE]) / (double)all.packed_weights;
+    assert_true(planned > 3.7 && planned < 4.3);
+    end_run(&r);
+    end_run(&h);
+}
+
+static void test_refused(void **state)
+{
+    (void)state;
+    setup s = small_setup(QS_OPTIMIZER_STE, QS_FSM_C4, QS_RECIPE_DEFAULT);
+    s.options.active_parts = 2;
+    ok(qs_model_config_resolve(&s.config));
+    refuses(qs_train_options_resolve(&s.options, &s.config), QS_ERR_ARG, "only fsm");
+    s.options.optimizer = QS_OPTIMIZER_FSM;
+    s.options.active_parts = 1;
+    s.options.sweeps = 2;
+    refuses(qs_train_options_resolve(&s.options, &s.config), QS_ERR_ARG, "sweeps is 2");
+    s.options.active_parts = 26;
+    s.options.sweeps = 1;
+    refuses(qs_train_options_resolve(&s.options, &s.config), QS_ERR_ARG, "too few for 26 phases");
+    s.options.active_parts = 1025;
+    refuses(qs_train_options_resolve(&s.options, &s.config), QS_ERR_ARG, "active_parts is 1025");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_cover), cmocka_unit_test(test_order), cmocka_unit_test(test_rest_stays),
+        cmocka_unit_test(test_resume), cmocka_unit_test(test_memory), cmocka_unit_test(test_refused),
+    };
+    return cmocka_run_group_tests(tests, make_test_folder, drop_test_folder);
+}
