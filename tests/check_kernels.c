@@ -511,6 +511,8 @@ static void pulses_oracle(test_case *c, int64_t k, double alpha, float threshold
     }
 }
 
+static unsigned bit_at(const uint32_t *words_, int64_t i) { return words_[i / 32] >> (i % 32) & 1; }
+
 static void check_fsm_pulses(test_case *c)
 {
     FOR_VECTORS(c, length) {
@@ -520,8 +522,15 @@ static void check_fsm_pulses(test_case *c)
         const int dot = floats(c, "dot", UPDATE, 16), up = pulsing ? words(c, "up", WRITE, k0 / 32) : -1;
         const int down = pulsing ? words(c, "down", WRITE, k0 / 32) : -1, op[8] = {G, b, w, row, col, dot, up, down};
         const float alpha = c->style == MILD ? 0.3f : draw_float(c), threshold = c->style == MILD ? 0.5f : draw_float(c);
-        RUN(c, k->fsm_pulses(F(c, G), k0, alpha, threshold, pulsing ? F(c, b) : NULL, W(c, w), F(c, row), F(c, col),
-                             F(c, dot), W(c, up), W(c, down)));
+        const int count = bytes(c, "pulses", WRITE, 8);
+        RUN(c, const int64_t pulses = k->fsm_pulses(F(c, G), k0, alpha, threshold, pulsing ? F(c, b) : NULL, W(c, w), F(c, row),
+                                                    F(c, col), F(c, dot), W(c, up), W(c, down));
+            memcpy(c->op[count].at, &pulses, 8));
+        int64_t want = 0, got;
+        for (int64_t j = 0; pulsing && j < k0; j++)
+            want += bit_at(WR(c, up), j) | bit_at(WR(c, down), j);
+        memcpy(&got, c->op[count].result[0], 8);
+        same(c, "pulses", 0, got, want);
         if (c->style == MILD)
             pulses_oracle(c, k0, alpha, threshold, op);
     }
@@ -555,11 +564,9 @@ static void rule_t2(int *w, int *s, int d, int escape)
     }
 }
 
-typedef int64_t machine(uint32_t *w, uint32_t *state, int64_t ld, const uint32_t *up, const uint32_t *down,
-                        const uint32_t *escape, int64_t n);
+typedef int64_t machine(uint32_t *w, uint32_t *state, int64_t ld, const uint32_t *up, const uint32_t *down, int64_t n,
+                        int sticky, const qsi_draws *draws);
 enum { T2 = 0 };   /* "planes" of t2 */
-
-static unsigned bit_at(const uint32_t *words_, int64_t i) { return words_[i / 32] >> (i % 32) & 1; }
 
 static int state_at(const uint32_t *state, int planes, int64_t ld, int64_t i)
 {
@@ -573,15 +580,13 @@ static int state_at(const uint32_t *state, int planes, int64_t ld, int64_t i)
 }
 
 /* Makes a legal case of what was drawn: pulses disjoint, no T2 code 11; and, if enumerate, weight i is combination i of (w,
- * state, pulse, escape), so that 6 words hold every entry of every table. */
-static void legalize(int planes, int64_t ld, int64_t n, int enumerate, uint32_t *w, uint32_t *state, uint32_t *up,
-                     uint32_t *down, uint32_t *escape)
+ * state, pulse), so that 3 words hold every entry of every table. */
+static void legalize(int planes, int64_t ld, int64_t n, int enumerate, uint32_t *w, uint32_t *state, uint32_t *up, uint32_t *down)
 {
     for (int64_t i = 0; enumerate && i < 32 * n; i++) {
         const int64_t states = planes == T2 ? 3 : 1 << planes, code = i % states, pulse = i / states % 3;
-        const uint32_t bit = 1u << (i % 32), sign = (uint32_t)(i / states / 3 & 1), way = (uint32_t)(i / states / 6 & 1);
+        const uint32_t bit = 1u << (i % 32), sign = (uint32_t)(i / states / 3 & 1);
         w[i / 32] = (w[i / 32] & ~bit) | (sign ? bit : 0);
-        escape[i / 32] = (escape[i / 32] & ~bit) | (way ? bit : 0);
         up[i / 32] = (up[i / 32] & ~bit) | (pulse == 1 ? bit : 0);
         down[i / 32] = (down[i / 32] & ~bit) | (pulse == 2 ? bit : 0);
         for (int p = 0; p < planes; p++)
@@ -595,26 +600,46 @@ static void legalize(int planes, int64_t ld, int64_t n, int enumerate, uint32_t 
         state[i] &= ~(state[i] << 1 & 0xaaaaaaaau);
 }
 
+static qsi_draws draw_draws(test_case *c)
+{
+    const qsi_draws d = {draw(c), (uint32_t)draw(c), (uint32_t)draw(c) >> 8, (uint32_t)draw(c), (uint32_t)draw(c) >> 4};
+    return d;
+}
+
+/* Whether the 8-bit number of weight i is below sticky. */
+static int escapes(const qsi_draws *d, int64_t i, int sticky)
+{
+    uint32_t plane[8];
+    int number = 0;
+    for (uint32_t half = 0; half < 2; half++)
+        qs_philox(d->seed, d->step, QS_RANDOM_STICKY, d->tensor, d->row, 2 * (d->word + (uint32_t)(i / 32)) + half,
+                  plane + 4 * half);
+    for (int q = 0; q < 8; q++)
+        number |= (int)(plane[q] >> i % 32 & 1) << q;
+    return number < sticky;
+}
+
+/* Every number below which a step may happen; 256 (all) every third time. */
 static void check_machine(test_case *c, int planes, size_t slot)
 {
-    for (int i = 0; i < 300; i++) {
+    for (int i = 0; i < 390; i++) {
         const int64_t n = i < 6 ? 6 : i % 41, ld = n + draw_below(c, 3);
-        const int guarded = i % 3 != 0;
-        begin(c, MILD, "n %d ld %d escape %d", (int)n, (int)ld, guarded);
+        const int sticky = i < 6 ? 128 : i % 3 == 0 ? 256 : i * 2 / 3 - 4;
+        const qsi_draws draws = draw_draws(c);
+        begin(c, MILD, "n %d ld %d sticky %d", (int)n, (int)ld, sticky);
         const int w = words(c, "w", UPDATE, n), flips = bytes(c, "flips", WRITE, 8);
         const int state = words(c, "state", UPDATE, planes == T2 ? 2 * n : span(planes, n, ld));
-        const int up = words(c, "up", READ, n), down = words(c, "down", READ, n), escape = words(c, "escape", READ, n);
+        const int up = words(c, "up", READ, n), down = words(c, "down", READ, n);
         legalize(planes, ld, n, i < 6, (uint32_t *)(void *)c->op[w].initial, (uint32_t *)(void *)c->op[state].initial,
-                 (uint32_t *)(void *)c->op[up].initial, (uint32_t *)(void *)c->op[down].initial,
-                 (uint32_t *)(void *)c->op[escape].initial);
+                 (uint32_t *)(void *)c->op[up].initial, (uint32_t *)(void *)c->op[down].initial);
         RUN(c, machine *run; memcpy(&run, (const char *)k + slot, sizeof run);
-            const int64_t count = run(W(c, w), W(c, state), ld, W(c, up), W(c, down), guarded ? W(c, escape) : NULL, n);
+            const int64_t count = run(W(c, w), W(c, state), ld, W(c, up), W(c, down), n, sticky, &draws);
             memcpy(c->op[flips].at, &count, 8));
         int64_t want = 0, got;
         for (int64_t j = 0; j < 32 * n; j++) {
             const int before = bit_at(W0(c, w), j) ? 1 : -1, d = (int)bit_at(W0(c, up), j) - (int)bit_at(W0(c, down), j);
             int sign = before, level = state_at(W0(c, state), planes, ld, j);
-            const int free_ = !guarded || bit_at(W0(c, escape), j);
+            const int free_ = escapes(&draws, j, sticky);
             if (planes == T2)
                 rule_t2(&sign, &level, d, free_);
             else
@@ -632,63 +657,46 @@ static void check_fsm_c2(test_case *c) { check_machine(c, 2, offsetof(qsi_kernel
 static void check_fsm_c4(test_case *c) { check_machine(c, 4, offsetof(qsi_kernels, fsm_c4)); }
 static void check_fsm_t2(test_case *c) { check_machine(c, T2, offsetof(qsi_kernels, fsm_t2)); }
 
+/* The number of weight i for stochastic rounding, over 2^16. */
+static double rounding(const qsi_draws *d, int64_t i)
+{
+    uint32_t out[4];
+    qs_philox(d->seed, d->step, QS_RANDOM_ROUNDING, d->tensor, d->row, 4 * d->word + (uint32_t)(i / 8), out);
+    return (double)(out[i % 8 / 2] >> 16 * (i % 2) & 0xffff) / 65536.0;
+}
+
 static void check_fsm_c8(test_case *c)
 {
     FOR_VECTORS(c, length) {
         const int64_t n = length % 41;
         const int w = words(c, "w", UPDATE, n), state = bytes(c, "state", UPDATE, 32 * n), G = floats(c, "G", READ, 32 * n);
-        const int b = floats(c, "b", READ, 32 * n), random = bytes(c, "random", READ, 64 * n);
+        const int b = floats(c, "b", READ, 32 * n), stepped = words(c, "moved", WRITE, n);
         const int counts = bytes(c, "counts", UPDATE, 16);
         const float alpha = c->style == MILD ? 0.7f : draw_float(c), a = c->style == MILD ? 0.4f : draw_float(c);
-        const float amplitude = c->style == MILD ? 4.0f : draw_float(c);
+        const float amplitude = c->style == MILD ? 4.0f : draw_below(c, 4) == 0 ? 100.0f : draw_float(c);
+        const qsi_draws draws = draw_draws(c);
         memset(c->op[counts].initial, 0, 16);
         RUN(c, int64_t *count = (int64_t *)(void *)c->op[counts].at;
-            count[0] = k->fsm_c8(W(c, w), (int8_t *)c->op[state].at, F(c, G), alpha, a, F(c, b), amplitude, H(c, random), n,
-                                 &count[1]));
-        int64_t moved = 0, flips = 0, unsure = 0, got[2];
+            count[0] = k->fsm_c8(W(c, w), (int8_t *)c->op[state].at, F(c, G), alpha, a, F(c, b), amplitude, n, &draws,
+                                 W(c, stepped), &count[1]));
+        int64_t moved = 0, flips = 0, got[2];
+        for (int64_t j = 0; j < 32 * n; j++) {
+            flips += bit_at(WR(c, w), j) != bit_at(W0(c, w), j);
+            moved += bit_at(WR(c, stepped), j);
+        }
+        memcpy(got, c->op[counts].result[0], 16);
+        same(c, "flips", 0, got[0], flips);
+        same(c, "moves", 0, got[1], moved);
         for (int64_t j = 0; c->style == MILD && j < 32 * n; j++) {
-            const double sigma = (double)a * F0(c, b)[j];
-            const double part = ((const uint16_t *)(const void *)c->op[random].initial)[j] / 65536.0;
+            const double sigma = (double)a * F0(c, b)[j], part = rounding(&draws, j);
             const double s = sigma > 0.0 ? fmax(-4.0, fmin(4.0, (double)alpha * F0(c, G)[j] / sigma)) * amplitude : 0.0;
             const int old = (int8_t)c->op[state].initial[j], now = (int8_t)c->op[state].result[0][j];
             const int close = fabs(s + part - rint(s + part)) < 1e-5;
-            if (!close || s == 0.0 || fabs(s) == 4.0 * (double)amplitude)
+            if (!close || s == 0.0 || fabs(s) == 4.0 * (double)amplitude) {
                 same(c, "state", j, now, (int64_t)fmax(-128.0, fmin(127.0, old - floor(s + part))));
-            else
-                unsure++;
-            same(c, "w", j, bit_at(WR(c, w), j), now >= 0);
-            flips += bit_at(WR(c, w), j) != bit_at(W0(c, w), j);
-            moved += floor(s + part) != 0.0;
-        }
-        memcpy(got, c->op[counts].result[0], 16);
-        if (c->style == MILD) {
-            same(c, "flips", 0, got[0], flips);
-            if (unsure == 0)
-                same(c, "moved", 0, got[1], moved);
-        }
-    }
-}
-
-static void check_fsm_escape(test_case *c)
-{
-    for (int sticky = 0; sticky <= 256; sticky += sticky % 16 == 13 ? 3 : 1) {
-        const int64_t n = sticky % 7;
-        const uint64_t seed = draw(c);
-        const uint32_t step = (uint32_t)draw(c), tensor = (uint32_t)draw(c) >> 8, row = (uint32_t)draw(c);
-        const uint32_t first = (uint32_t)draw(c) >> 4;
-        begin(c, MILD, "n %d sticky %d", (int)n, sticky);
-        const int escape = words(c, "escape", WRITE, n);
-        RUN(c, k->fsm_escape(W(c, escape), n, sticky, seed, step, tensor, row, first));
-        for (int64_t i = 0; i < n; i++) {
-            uint32_t plane[8];
-            qs_philox(seed, step, QS_RANDOM_STICKY, tensor, row, 2 * (first + (uint32_t)i), plane);
-            qs_philox(seed, step, QS_RANDOM_STICKY, tensor, row, 2 * (first + (uint32_t)i) + 1, plane + 4);
-            for (int j = 0; j < 32; j++) {
-                int number = 0;
-                for (int q = 0; q < 8; q++)
-                    number |= (int)(plane[q] >> j & 1) << q;
-                same(c, "escape", 32 * i + j, WR(c, escape)[i] >> j & 1, number < sticky);
+                same(c, "moved", j, bit_at(WR(c, stepped), j), floor(s + part) != 0.0);
             }
+            same(c, "w", j, bit_at(WR(c, w), j), now >= 0);
         }
     }
 }

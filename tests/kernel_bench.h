@@ -187,38 +187,36 @@ VECTOR_BENCH(fsm_pulses, 1024, 4,
              k->fsm_pulses(V(0), n, 1e-9f, 0.5f, V(1), W(c, v[2]), V(3), V(4), V(3) + 16, W(c, v[5]), W(c, v[5]) + n / 32))
 #undef V
 
-#define MACHINE_BENCH(name, planes) \
+static const qsi_draws some_draws = {.seed = 1, .step = 2, .tensor = 3, .row = 4};
+
+/* All weights +1 in their deepest state, a quarter pulsed up and another down: with sticky 0 all draws are made and nothing moves. */
+#define MACHINE_BENCH(name, planes, deepest, sticky) \
     static void bench_##name(test_case *c, const qsi_kernels table[QSI_LEVELS]) \
     { \
         const int64_t n = 128; \
-        begin(c, MILD, "words %d", (int)n); \
+        begin(c, MILD, "words %d sticky %d", (int)n, sticky); \
         const int w = words(c, "w", UPDATE, n), state = operand_add(c, "state", READ, BITS, 4 * (planes) * n); \
         const int up = words(c, "up", READ, n), down = words(c, "down", READ, n); \
-        memset(c->op[state].initial, 0, c->op[state].bytes); \
+        memset(c->op[w].initial, 255, c->op[w].bytes); \
+        memset(c->op[state].initial, deepest, c->op[state].bytes); \
+        memset(c->op[up].initial, 0x11, c->op[up].bytes); \
+        memset(c->op[down].initial, 0x22, c->op[down].bytes); \
         TIME(c, table, 4.0 * (4 + 2 * (planes)) * (double)n, "GB/s", \
-             k->name(W(c, w), W(c, state), n, W(c, up), W(c, down), NULL, n)); \
+             k->name(W(c, w), W(c, state), n, W(c, up), W(c, down), n, sticky, &some_draws)); \
     }
-MACHINE_BENCH(fsm_c2, 2)
-MACHINE_BENCH(fsm_c4, 4)
-MACHINE_BENCH(fsm_t2, 2)
+MACHINE_BENCH(fsm_c2, 2, 255, 0)
+MACHINE_BENCH(fsm_c4, 4, 255, 256)
+MACHINE_BENCH(fsm_t2, 2, 0x55, 0)
 
 static void bench_fsm_c8(test_case *c, const qsi_kernels table[QSI_LEVELS])
 {
     const int64_t n = 32;
     begin(c, MILD, "words %d", (int)n);
     const int w = words(c, "w", UPDATE, n), state = bytes(c, "state", UPDATE, 32 * n), G = floats(c, "G", READ, 32 * n);
-    const int b = floats(c, "b", READ, 32 * n), random = bytes(c, "random", READ, 64 * n);
-    int64_t moved = 0;
-    TIME(c, table, 12.25 * 32.0 * (double)n, "GB/s",
-         k->fsm_c8(W(c, w), (int8_t *)c->op[state].at, F(c, G), 1.0f, 1.0f, F(c, b), 2.0f, H(c, random), n, &moved));
-}
-
-static void bench_fsm_escape(test_case *c, const qsi_kernels table[QSI_LEVELS])
-{
-    const int64_t n = 128;
-    begin(c, MILD, "words %d", (int)n);
-    const int escape = words(c, "escape", UPDATE, n);
-    TIME(c, table, 4.0 * (double)n, "GB/s", k->fsm_escape(W(c, escape), n, 13, 1, 2, 3, 4, 0));
+    const int b = floats(c, "b", READ, 32 * n), moved = words(c, "moved", UPDATE, n);
+    int64_t moves = 0;
+    TIME(c, table, 10.375 * 32.0 * (double)n, "GB/s",
+         k->fsm_c8(W(c, w), (int8_t *)c->op[state].at, F(c, G), 1.0f, 1.0f, F(c, b), 2.0f, n, &some_draws, W(c, moved), &moves));
 }
 
 #endif

@@ -1,6 +1,8 @@
-/* avx512_fsm.c - pulses as masks, t2 as boolean algebra (8 words a step), c8 in 16 lanes, escape draws 8 counters at a time.
+/* avx512_fsm.c - pulses as masks, machines as boolean algebra (8 words a step), c8 in 16 lanes, random numbers from 8 counters
+ * at a time, where a weight may need them.
  *
- * The level chains stay with AVX2: the driver hands over 8 words at a time, one AVX2 register. */
+ * A part of a row is 8 words in most calls: the chains hold it in one register of 256 bits, t2 and the draws in one of 512. */
+#include <math.h>
 #include "cpu/avx512.h"
 #include "qsbits/random.h"
 
@@ -26,9 +28,10 @@ AVX512_INLINE void pulses16(const float *G, __m512 alpha, __m512 threshold, cons
     *down = _mm512_mask_cmp_ps_mask(pulsed, g, zero, _CMP_GT_OQ);
 }
 
-AVX512 static void fsm_pulses(const float *G, int64_t k, float alpha, float threshold, const float *b, const uint32_t *w,
-                              float row[16], float *col, float dot[16], uint32_t *up, uint32_t *down)
+AVX512 static int64_t fsm_pulses(const float *G, int64_t k, float alpha, float threshold, const float *b, const uint32_t *w,
+                                 float row[16], float *col, float dot[16], uint32_t *up, uint32_t *down)
 {
+    int64_t pulses = 0;
     const __m512 a = qsi_set16(alpha), level = qsi_set16(threshold);
     __m512 rows = _mm512_loadu_ps(row), dots = _mm512_loadu_ps(dot);
     for (int64_t j = 0; j < k / 32; j++) {
@@ -43,36 +46,150 @@ AVX512 static void fsm_pulses(const float *G, int64_t k, float alpha, float thre
         pulses16(G + c + 16, a, level, b + c + 16, w[j] >> 16, &rows, col + c + 16, &dots, &ups[1], &downs[1]);
         up[j] = (uint32_t)ups[1] << 16 | ups[0];
         down[j] = (uint32_t)downs[1] << 16 | downs[0];
+        pulses += _mm_popcnt_u32(up[j] | down[j]);
     }
     _mm512_storeu_ps(row, rows);
     _mm512_storeu_ps(dot, dots);
-}
-
-/* ---- t2 --------------------------------------------------------------------------------------------------------- */
-
-/* 8 words or fewer in the low halves of 64-bit lanes, and back. */
-AVX512_INLINE __m512i load_words(const uint32_t *p, int64_t left)
-{
-    return _mm512_cvtepu32_epi64(_mm256_maskz_loadu_epi32((__mmask8)qsi_mask16(left), p));
-}
-
-AVX512_INLINE void store_words(uint32_t *p, __m512i x, int64_t left)
-{
-    const __m256i words = _mm512_cvtepi64_epi32(x);
-    if (left >= 8)
-        _mm256_storeu_si256((__m256i *)(void *)p, words);
-    else
-        _mm256_mask_storeu_epi32(p, (__mmask8)qsi_mask16(left), words);
+    return pulses;
 }
 
 /* Truth tables of vpternlog: bit 4 a + 2 b + c of the number is f(a, b, c). */
 enum {
     SELECT = 0xCA,         /* a ? b : c */
-    OR_NOT_AND = 0xA2,     /* (a | ~b) & c */
+    AND_NOT_OR = 0xF2,     /* a | (~b & c) */
     XOR_AND = 0x28,        /* (a ^ b) & c */
-    XOR_XOR = 0x96,
-    NOT_OR = 0xCF          /* ~a | b */
+    XOR_XOR = 0x96
 };
+
+/* ---- random numbers --------------------------------------------------------------------------------------------- */
+
+/* What Philox4x32-10 has for a row and a purpose: the counter and the keys of all rounds. */
+typedef struct stream {
+    uint32_t step, purpose, row, key0[10], key1[10];
+} stream;
+
+AVX512_INLINE stream stream_of(qs_random_purpose purpose, const qsi_draws *d)
+{
+    stream s = {d->step, (uint32_t)purpose << 24 | (d->tensor & 0xFFFFFFu), d->row, {0}, {0}};
+    UNROLL
+    for (uint32_t round = 0; round < 10; round++) {
+        s.key0[round] = (uint32_t)d->seed + round * 0x9E3779B9u;
+        s.key1[round] = (uint32_t)(d->seed >> 32) + round * 0xBB67AE85u;
+    }
+    return s;
+}
+
+/* The draws of 8 indices first, first + by, ..., each word in the low half of a 64-bit lane; high halves may be anything. */
+AVX512_INLINE void draw8(__m512i v[4], const stream *s, uint32_t first, uint32_t by)
+{
+    const __m512i factor0 = _mm512_set1_epi64(0xD2511F53), factor1 = _mm512_set1_epi64(0xCD9E8D57);
+    const __m512i lanes = _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7);
+    v[0] = _mm512_set1_epi64(s->step);
+    v[1] = _mm512_set1_epi64(s->purpose);
+    v[2] = _mm512_set1_epi64(s->row);
+    v[3] = _mm512_add_epi64(_mm512_set1_epi64(first), _mm512_mullo_epi32(_mm512_set1_epi64(by), lanes));
+    UNROLL
+    for (int round = 0; round < 10; round++) {
+        const __m512i p0 = _mm512_mul_epu32(v[0], factor0), p1 = _mm512_mul_epu32(v[2], factor1);
+        const __m512i k0 = _mm512_set1_epi32((int32_t)s->key0[round]), k1 = _mm512_set1_epi32((int32_t)s->key1[round]);
+        v[0] = _mm512_ternarylogic_epi32(_mm512_srli_epi64(p1, 32), v[1], k0, XOR_XOR);
+        v[1] = p1;
+        v[2] = _mm512_ternarylogic_epi32(_mm512_srli_epi64(p0, 32), v[3], k1, XOR_XOR);
+        v[3] = p0;
+    }
+}
+
+/* Of the bits in asked (words i .. in the low halves of lanes), those whose number is below sticky. The numbers are read from the
+ * highest bit down; their lower halves are drawn only if some number equals sticky so far. Not inlined: the chains would prepare the
+ * constants of draws that most calls need not make. */
+__attribute__((noinline)) AVX512 static __m512i escapes8(__m512i asked, int sticky, const qsi_draws *draws, int64_t i)
+{
+    const stream s = stream_of(QS_RANDOM_STICKY, draws);
+    const uint32_t index = 2 * (draws->word + (uint32_t)i);
+    __m512i equal = asked, below = _mm512_setzero_si512(), v[4];
+    for (int half = 1; half >= 0 && _mm512_test_epi64_mask(equal, equal) != 0; half--) {
+        draw8(v, &s, index + (uint32_t)half, 2);
+        UNROLL
+        for (int q = 3; q >= 0; q--) {
+            if (sticky >> (4 * half + q) & 1) {
+                below = _mm512_ternarylogic_epi64(below, v[q], equal, AND_NOT_OR);
+                equal = _mm512_and_si512(equal, v[q]);
+            } else
+                equal = _mm512_andnot_si512(v[q], equal);
+        }
+    }
+    return below;
+}
+
+/* ---- chains ----------------------------------------------------------------------------------------------------- */
+
+/* The first `left` of 8 words, or all: loads give 0 elsewhere, stores leave the rest alone. */
+AVX512_INLINE __m256i load_words(const uint32_t *p, int64_t left)
+{
+    return _mm256_maskz_loadu_epi32((__mmask8)qsi_mask16(left), p);
+}
+AVX512_INLINE void store_words(uint32_t *p, __m256i x, int64_t left)
+{
+    _mm256_mask_storeu_epi32(p, (__mmask8)qsi_mask16(left), x);
+}
+
+AVX512_INLINE int64_t count_bits(__m256i x)
+{
+    return _mm_popcnt_u64((uint64_t)_mm256_extract_epi64(x, 0)) + _mm_popcnt_u64((uint64_t)_mm256_extract_epi64(x, 1)) +
+           _mm_popcnt_u64((uint64_t)_mm256_extract_epi64(x, 2)) + _mm_popcnt_u64((uint64_t)_mm256_extract_epi64(x, 3));
+}
+
+/* Planes hold level - 1. A supporting pulse adds 1 unless all planes are set, an opposing one subtracts 1 or, at level 1, flips the
+ * weight and leaves the level. */
+AVX512_INLINE int64_t chain(const int planes, uint32_t *w, uint32_t *state, int64_t ld, const uint32_t *up, const uint32_t *down,
+                            int64_t n, int sticky, const qsi_draws *draws)
+{
+    int64_t flips = 0;
+    for (int64_t i = 0; i < n; i += 8) {
+        const int64_t left = n - i;
+        const __m256i weight = load_words(w + i, left), rise = load_words(up + i, left), fall = load_words(down + i, left);
+        __m256i plane[4], deepest = _mm256_set1_epi32(-1), some = _mm256_setzero_si256();
+        UNROLL
+        for (int p = 0; p < planes; p++) {
+            plane[p] = load_words(state + p * ld + i, left);
+            deepest = _mm256_and_si256(deepest, plane[p]);
+            some = _mm256_or_si256(some, plane[p]);
+        }
+        __m256i carry = _mm256_andnot_si256(deepest, _mm256_ternarylogic_epi32(weight, rise, fall, SELECT));
+        __m256i against = _mm256_ternarylogic_epi32(weight, fall, rise, SELECT);
+        const __m256i leaving = _mm256_and_si256(against, deepest);
+        if (sticky < 256 && !_mm256_testz_si256(leaving, leaving)) {
+            const __m512i free_ = escapes8(_mm512_cvtepu32_epi64(leaving), sticky, draws, i);
+            against = _mm256_or_si256(_mm256_andnot_si256(deepest, against), _mm512_cvtepi64_epi32(free_));
+        }
+        const __m256i flip = _mm256_andnot_si256(some, against);
+        __m256i borrow = _mm256_and_si256(against, some);
+        UNROLL
+        for (int p = 0; p < planes; p++) {
+            const __m256i old = plane[p];
+            store_words(state + p * ld + i, _mm256_ternarylogic_epi32(old, carry, borrow, XOR_XOR), left);
+            carry = _mm256_and_si256(carry, old);
+            borrow = _mm256_andnot_si256(old, borrow);
+        }
+        store_words(w + i, _mm256_xor_si256(weight, flip), left);
+        flips += count_bits(flip);
+    }
+    return flips;
+}
+
+AVX512 static int64_t fsm_c2(uint32_t *w, uint32_t *state, int64_t ld, const uint32_t *up, const uint32_t *down, int64_t n,
+                             int sticky, const qsi_draws *draws)
+{
+    return chain(2, w, state, ld, up, down, n, sticky, draws);
+}
+
+AVX512 static int64_t fsm_c4(uint32_t *w, uint32_t *state, int64_t ld, const uint32_t *up, const uint32_t *down, int64_t n,
+                             int sticky, const qsi_draws *draws)
+{
+    return chain(4, w, state, ld, up, down, n, sticky, draws);
+}
+
+/* ---- t2 --------------------------------------------------------------------------------------------------------- */
 
 /* Bits of x under mask and those `shift` above change places. */
 #define SWAP(x, shift, mask) do { \
@@ -80,9 +197,13 @@ enum {
         x = _mm512_ternarylogic_epi64(x, t_, _mm512_slli_epi64(t_, shift), XOR_XOR); \
     } while (0)
 
+/* Words in the low halves of 64-bit lanes. */
+AVX512_INLINE __m512i load_lanes(const uint32_t *p, int64_t left) { return _mm512_cvtepu32_epi64(load_words(p, left)); }
+
 /* deep: s = w, near: s = -w. Opposing pulses lead from deep to 0 to near to a flip with s = 0, supporting ones back. The
  * codes of a word fill a lane: even bits (s = +1) are gathered in its low half, odd ones (s = -1) in its high half. */
-AVX512_INLINE __m512i t2_codes(__m512i x, __m512i weight, __m512i rise, __m512i fall, __m512i free_, __m512i *flip)
+AVX512_INLINE __m512i t2_codes(__m512i x, __m512i weight, __m512i rise, __m512i fall, int sticky, const qsi_draws *draws, int64_t i,
+                               __m512i *flip)
 {
     SWAP(x, 1, 0x2222222222222222);
     SWAP(x, 2, 0x0C0C0C0C0C0C0C0C);
@@ -93,8 +214,10 @@ AVX512_INLINE __m512i t2_codes(__m512i x, __m512i weight, __m512i rise, __m512i 
     const __m512i deep = _mm512_ternarylogic_epi64(weight, x, minus, SELECT);
     const __m512i near = _mm512_ternarylogic_epi64(weight, minus, x, SELECT);
     const __m512i support = _mm512_ternarylogic_epi64(weight, rise, fall, SELECT);
-    const __m512i against = _mm512_ternarylogic_epi64(free_, deep, _mm512_ternarylogic_epi64(weight, fall, rise, SELECT),
-                                                      OR_NOT_AND);
+    __m512i against = _mm512_ternarylogic_epi64(weight, fall, rise, SELECT);
+    const __m512i leaving = _mm512_and_si512(against, deep);
+    if (sticky < 256 && _mm512_test_epi64_mask(leaving, leaving) != 0)
+        against = _mm512_ternarylogic_epi64(escapes8(leaving, sticky, draws, i), deep, against, AND_NOT_OR);
     const __m512i idle = _mm512_andnot_si512(support, near), moved = _mm512_andnot_si512(deep, against);
     const __m512i deep_next = _mm512_or_si512(_mm512_andnot_si512(against, deep), _mm512_andnot_si512(near, support));
     const __m512i near_next = _mm512_or_si512(_mm512_andnot_si512(against, idle), _mm512_andnot_si512(near, moved));
@@ -110,129 +233,99 @@ AVX512_INLINE __m512i t2_codes(__m512i x, __m512i weight, __m512i rise, __m512i 
     return x;
 }
 
-AVX512 static int64_t fsm_t2(uint32_t *w, uint32_t *state, int64_t ld, const uint32_t *up, const uint32_t *down,
-                             const uint32_t *escape, int64_t n)
+AVX512 static int64_t fsm_t2(uint32_t *w, uint32_t *state, int64_t ld, const uint32_t *up, const uint32_t *down, int64_t n,
+                             int sticky, const qsi_draws *draws)
 {
     (void)ld;
     int64_t flips = 0;
     for (int64_t i = 0; i < n; i += 8) {
         const int64_t left = n - i;
         const __mmask8 mask = (__mmask8)qsi_mask16(left);
-        const __m512i weight = load_words(w + i, left);
-        const __m512i free_ = escape ? load_words(escape + i, left) : _mm512_set1_epi64(UINT32_MAX);
+        const __m512i weight = load_lanes(w + i, left);
         __m512i flip;
-        const __m512i codes = t2_codes(_mm512_maskz_loadu_epi64(mask, state + 2 * i), weight, load_words(up + i, left),
-                                       load_words(down + i, left), free_, &flip);
-        if (left >= 8)
-            _mm512_storeu_si512(state + 2 * i, codes);
-        else
-            _mm512_mask_storeu_epi64(state + 2 * i, mask, codes);
-        store_words(w + i, _mm512_xor_si512(weight, flip), left);
-        uint64_t flipped[8];
-        _mm512_storeu_si512(flipped, flip);
-        for (int j = 0; j < 8; j++)
-            flips += _mm_popcnt_u64(flipped[j]);
+        const __m512i codes = t2_codes(_mm512_maskz_loadu_epi64(mask, state + 2 * i), weight, load_lanes(up + i, left),
+                                       load_lanes(down + i, left), sticky, draws, i, &flip);
+        _mm512_mask_storeu_epi64(state + 2 * i, mask, codes);
+        store_words(w + i, _mm512_cvtepi64_epi32(_mm512_xor_si512(weight, flip)), left);
+        flips += count_bits(_mm512_cvtepi64_epi32(flip));
     }
     return flips;
 }
 
 /* ---- c8 --------------------------------------------------------------------------------------------------------- */
 
-/* 16 weights; returns the mask of those at level 0 or above, *moved the mask of those that stepped. */
-AVX512_INLINE __mmask16 c8_16(int8_t *state, const float *G, __m512 alpha, __m512 a, const float *b, __m512 amplitude,
-                              const uint16_t *random, __mmask16 *moved)
+/* What a call of c8 has in registers. limit: 4 * amplitude, but no more than any step that matters. */
+typedef struct c8_factors {
+    __m512 alpha, a, amplitude, limit;
+} c8_factors;
+
+/* The steps of 16 weights, within -257 and 257. clamp(g / sigma, -4, 4) * amplitude is the product clamped: rounding keeps order. */
+AVX512_INLINE __m256i c8_steps(const float *G, const float *b, const c8_factors *f, __m256i random)
 {
-    const __m512 zero = _mm512_setzero_ps();
-    const __m512 sigma = _mm512_mul_ps(a, _mm512_loadu_ps(b)), g = _mm512_mul_ps(alpha, _mm512_loadu_ps(G));
-    __m512 s = _mm512_max_ps(qsi_set16(-4.0f), _mm512_div_ps(g, sigma));
-    s = _mm512_mul_ps(_mm512_min_ps(qsi_set16(4.0f), s), amplitude);
-    const __mmask16 moving = _mm512_cmp_ps_mask(sigma, zero, _CMP_GT_OQ);
-    s = _mm512_maskz_mov_ps(_mm512_mask_cmp_ps_mask(moving, s, s, _CMP_ORD_Q), s);
-    const __m512i draw = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)random));
-    const __m512 part = _mm512_mul_ps(_mm512_cvtepi32_ps(draw), qsi_set16(0x1p-16f));
-    const __m512 steps = _mm512_roundscale_ps(_mm512_add_ps(s, part), _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
-    const __m512i old = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)state));
-    __m512 level = _mm512_sub_ps(_mm512_cvtepi32_ps(old), steps);
-    level = _mm512_min_ps(qsi_set16(127.0f), _mm512_max_ps(qsi_set16(-128.0f), level));
-    const __m512i next = _mm512_cvttps_epi32(level);
-    _mm_storeu_si128((__m128i *)(void *)state, _mm512_cvtepi32_epi8(next));
-    *moved = _mm512_cmp_ps_mask(steps, zero, _CMP_NEQ_OQ);
-    return (__mmask16)~_mm512_movepi32_mask(next);
+    const __m512 sigma = _mm512_mul_ps(f->a, _mm512_loadu_ps(b)), g = _mm512_mul_ps(f->alpha, _mm512_loadu_ps(G));
+    const __mmask16 moving = _mm512_cmp_ps_mask(sigma, _mm512_setzero_ps(), _CMP_GT_OQ);
+    __m512 s = _mm512_mul_ps(_mm512_div_ps(g, sigma), f->amplitude);
+    s = _mm512_min_ps(f->limit, _mm512_max_ps(_mm512_sub_ps(_mm512_setzero_ps(), f->limit), s));   /* NaN stays NaN */
+    s = _mm512_fmadd_ps(_mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(random)), qsi_set16(0x1p-16f), s);
+    s = _mm512_maskz_roundscale_ps(_mm512_mask_cmp_ps_mask(moving, s, s, _CMP_ORD_Q), s,
+                                   _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+    return _mm512_cvtepi32_epi16(_mm512_cvttps_epi32(s));
 }
 
-AVX512 static int64_t fsm_c8(uint32_t *w, int8_t *state, const float *G, float alpha, float a, const float *b,
-                             float amplitude, const uint16_t *random, int64_t n, int64_t *moved)
+/* One word; the mask of weights that stepped goes to *moved, their number is added to *moves. Returns flips. */
+AVX512_INLINE int64_t c8_word(uint32_t *w, int8_t *state, const float *G, const float *b, const c8_factors *f, __m512i random,
+                              uint32_t *moved, int64_t *moves)
 {
-    const __m512 factor = qsi_set16(alpha), sigma = qsi_set16(a), size = qsi_set16(amplitude);
-    int64_t flips = 0, steps_made = 0;
-    for (int64_t i = 0; i < n; i++) {
+    const __m256i low = c8_steps(G, b, f, _mm512_castsi512_si256(random));
+    const __m256i high = c8_steps(G + 16, b + 16, f, _mm512_extracti64x4_epi64(random, 1));
+    const __m512i steps = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+    const __m512i old = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)(const void *)state));
+    const __m256i next = _mm512_cvtsepi16_epi8(_mm512_sub_epi16(old, steps));
+    const uint32_t word = *w;
+    _mm256_storeu_si256((__m256i *)(void *)state, next);
+    *w = ~(uint32_t)_mm256_movepi8_mask(next);
+    *moved = _mm512_test_epi16_mask(steps, steps);
+    *moves += _mm_popcnt_u32(*moved);
+    return _mm_popcnt_u32(word ^ *w);
+}
+
+/* Numbers of 16 bits for two words of weights, 8 from each of 8 draws. */
+AVX512_INLINE void c8_random(__m512i *first, __m512i *second, const stream *s, uint32_t index)
+{
+    __m512i v[4];
+    draw8(v, s, index, 1);
+    const __m512i even = _mm512_mask_mov_epi32(_mm512_slli_epi64(v[1], 32), 0x5555, v[0]);
+    const __m512i odd = _mm512_mask_mov_epi32(_mm512_slli_epi64(v[3], 32), 0x5555, v[2]);
+    *first = _mm512_permutex2var_epi64(even, _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), odd);
+    *second = _mm512_permutex2var_epi64(even, _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15), odd);
+}
+
+AVX512 static int64_t fsm_c8(uint32_t *w, int8_t *state, const float *G, float alpha, float a, const float *b, float amplitude,
+                             int64_t n, const qsi_draws *draws, uint32_t *moved, int64_t *moves)
+{
+    const float most = fabsf(4.0f * amplitude);
+    const c8_factors f = {qsi_set16(alpha), qsi_set16(a), qsi_set16(amplitude), qsi_set16(most < 256.0f ? most : 256.0f)};
+    const stream s = stream_of(QS_RANDOM_ROUNDING, draws);
+    int64_t flips = 0, count = 0;
+    for (int64_t i = 0; i < n; i += 2) {
         const int64_t c = 32 * i;
-        uint32_t word = 0, stepped = 0;
-        for (int q = 0; q < 32; q += 16) {
-            __mmask16 moved16;
-            word |= (uint32_t)c8_16(state + c + q, G + c + q, factor, sigma, b + c + q, size, random + c + q, &moved16) << q;
-            stepped |= (uint32_t)moved16 << q;
-        }
-        flips += _mm_popcnt_u32(w[i] ^ word);
-        steps_made += _mm_popcnt_u32(stepped);
-        w[i] = word;
+        __m512i first, second;
+        c8_random(&first, &second, &s, 4 * (draws->word + (uint32_t)i));
+        flips += c8_word(&w[i], state + c, G + c, b + c, &f, first, &moved[i], &count);
+        if (i + 1 < n)
+            flips += c8_word(&w[i + 1], state + c + 32, G + c + 32, b + c + 32, &f, second, &moved[i + 1], &count);
     }
-    *moved += steps_made;
+    *moves += count;
     return flips;
-}
-
-/* ---- escape draws ----------------------------------------------------------------------------------------------- */
-
-/* Philox4x32-10 of 8 counters, one in the low half of every 64-bit lane; high halves may be anything. */
-AVX512_INLINE void philox8(__m512i v[4], uint64_t seed)
-{
-    uint32_t key0 = (uint32_t)seed, key1 = (uint32_t)(seed >> 32);
-    const __m512i first = _mm512_set1_epi64(0xD2511F53), second = _mm512_set1_epi64(0xCD9E8D57);
-    UNROLL
-    for (int round = 0; round < 10; round++) {
-        const __m512i p0 = _mm512_mul_epu32(v[0], first), p1 = _mm512_mul_epu32(v[2], second);
-        const __m512i k0 = _mm512_set1_epi32((int32_t)key0), k1 = _mm512_set1_epi32((int32_t)key1);
-        v[0] = _mm512_ternarylogic_epi64(_mm512_srli_epi64(p1, 32), v[1], k0, XOR_XOR);
-        v[1] = p1;
-        v[2] = _mm512_ternarylogic_epi64(_mm512_srli_epi64(p0, 32), v[3], k1, XOR_XOR);
-        v[3] = p0;
-        key0 += 0x9E3779B9;
-        key1 += 0xBB67AE85;
-    }
-}
-
-/* "The number with bit q of plane q is below sticky", from the lowest bit up: number < bound if its bit is below the
- * bound's, or equal to it and the lower bits were below. */
-AVX512 static void fsm_escape(uint32_t *escape, int64_t n, int sticky, uint64_t seed, uint32_t step, uint32_t tensor,
-                              uint32_t row, uint32_t first_word)
-{
-    const __m512i even = _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14);
-    for (int64_t i = 0; i < n; i += 8) {
-        __m512i below = _mm512_setzero_si512();
-        for (uint32_t half = 0; half < 2; half++) {
-            const uint32_t index = 2 * (first_word + (uint32_t)i) + half;
-            __m512i v[4] = {_mm512_set1_epi64(step),
-                            _mm512_set1_epi64((uint32_t)QS_RANDOM_STICKY << 24 | (tensor & 0xFFFFFFu)),
-                            _mm512_set1_epi64(row), _mm512_add_epi64(_mm512_set1_epi64(index), even)};
-            philox8(v, seed);
-            UNROLL
-            for (uint32_t q = 0; q < 4; q++)
-                below = sticky >> (4 * half + q) & 1
-                            ? _mm512_ternarylogic_epi64(v[q], below, below, NOT_OR)
-                            : _mm512_andnot_si512(v[q], below);
-        }
-        if (sticky >= 256)
-            below = _mm512_set1_epi64(-1);
-        store_words(escape + i, below, n - i);
-    }
 }
 
 void qsi_avx512_fsm(qsi_kernels *table)
 {
     table->fsm_pulses = fsm_pulses;
+    table->fsm_c2 = fsm_c2;
+    table->fsm_c4 = fsm_c4;
     table->fsm_t2 = fsm_t2;
     table->fsm_c8 = fsm_c8;
-    table->fsm_escape = fsm_escape;
 }
 
 #else

@@ -8,6 +8,13 @@
 
 enum { QSI_W1_SCRATCH = 1024 * 1024, QSI_GRADIENT_SCRATCH = 256 * 1024 };
 
+/* Where the random numbers of a part of a row come from (docs/numerics.md, section 3): Philox with key seed and counter (step,
+ * purpose and tensor, row, index); word: the one of the row that the part begins with. */
+typedef struct qsi_draws {
+    uint64_t seed;
+    uint32_t step, tensor, row, word;
+} qsi_draws;
+
 typedef struct qsi_kernels {
 #define QS_KERNEL(name, cls, result, params) result (*name) params;
 #include "kernels.def"

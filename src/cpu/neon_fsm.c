@@ -1,12 +1,14 @@
 /* neon_fsm.c - pulses and state machines as boolean algebra: 128 weights a step for the chains, 32 for t2 (its codes are
- * split into planes by shifts), 4 for c8. */
+ * split into planes by shifts), 4 for c8; random numbers from 4 counters at a time, where a weight may need them. */
 #include "cpu/neon.h"
+#include "qsbits/random.h"
 
 #if QSI_HAVE_NEON
 
-static void fsm_pulses(const float *G, int64_t k, float alpha, float threshold, const float *b, const uint32_t *w,
-                       float row[16], float *col, float dot[16], uint32_t *up, uint32_t *down)
+static int64_t fsm_pulses(const float *G, int64_t k, float alpha, float threshold, const float *b, const uint32_t *w,
+                          float row[16], float *col, float dot[16], uint32_t *up, uint32_t *down)
 {
+    int64_t pulses = 0;
     const float32x4_t zero = vdupq_n_f32(0.0f);
     float32x4_t rows[4], dots[4];
     UNROLL
@@ -33,6 +35,7 @@ static void fsm_pulses(const float *G, int64_t k, float alpha, float threshold, 
         if (up != NULL) {
             up[j] = ups;
             down[j] = downs;
+            pulses += __builtin_popcount(ups | downs);
         }
     }
     UNROLL
@@ -40,7 +43,64 @@ static void fsm_pulses(const float *G, int64_t k, float alpha, float threshold, 
         vst1q_f32(row + 4 * q, rows[q]);
         vst1q_f32(dot + 4 * q, dots[q]);
     }
+    return pulses;
 }
+
+/* ---- random numbers --------------------------------------------------------------------------------------------- */
+
+/* v * factor: the high words of the products; *v becomes the low ones. */
+NEON_INLINE uint32x4_t multiply(uint32x4_t *v, uint32_t factor)
+{
+    const uint32x4_t low = vreinterpretq_u32_u64(vmull_n_u32(vget_low_u32(*v), factor));
+    const uint32x4_t high = vreinterpretq_u32_u64(vmull_n_u32(vget_high_u32(*v), factor));
+    *v = vuzp1q_u32(low, high);
+    return vuzp2q_u32(low, high);
+}
+
+/* The draws of indices first, first + by, ...: Philox4x32-10 of 4 counters. */
+NEON_INLINE void draw4(uint32x4_t v[4], qs_random_purpose purpose, const qsi_draws *d, uint32_t first, uint32_t by)
+{
+    static const uint32_t lanes[4] = {0, 1, 2, 3};
+    uint32_t key0 = (uint32_t)d->seed, key1 = (uint32_t)(d->seed >> 32);
+    v[0] = vdupq_n_u32(d->step);
+    v[1] = vdupq_n_u32((uint32_t)purpose << 24 | (d->tensor & 0xFFFFFFu));
+    v[2] = vdupq_n_u32(d->row);
+    v[3] = vmlaq_n_u32(vdupq_n_u32(first), vld1q_u32(lanes), by);
+    UNROLL
+    for (int round = 0; round < 10; round++) {
+        const uint32x4_t high0 = multiply(&v[0], 0xD2511F53), high1 = multiply(&v[2], 0xCD9E8D57);
+        const uint32x4_t low0 = v[0];
+        v[0] = veorq_u32(veorq_u32(high1, v[1]), vdupq_n_u32(key0));
+        v[1] = v[2];
+        v[2] = veorq_u32(veorq_u32(high0, v[3]), vdupq_n_u32(key1));
+        v[3] = low0;
+        key0 += 0x9E3779B9;
+        key1 += 0xBB67AE85;
+    }
+}
+
+/* Of the bits in asked (words i ..), those whose number is below sticky. The numbers are read from the highest bit down; their lower
+ * halves are drawn only if some number equals sticky so far. */
+NEON_INLINE uint32x4_t escapes4(uint32x4_t asked, int sticky, const qsi_draws *draws, int64_t i)
+{
+    const uint32_t index = 2 * (draws->word + (uint32_t)i);
+    uint32x4_t equal = asked, below = vdupq_n_u32(0), v[4];
+    for (int half = 1; half >= 0 && vmaxvq_u32(equal) != 0; half--) {
+        draw4(v, QS_RANDOM_STICKY, draws, index + (uint32_t)half, 2);
+        UNROLL
+        for (int q = 3; q >= 0; q--) {
+            const uint32x4_t less = vbicq_u32(equal, v[q]);
+            if (sticky >> (4 * half + q) & 1) {
+                below = vorrq_u32(below, less);
+                equal = vandq_u32(equal, v[q]);
+            } else
+                equal = less;
+        }
+    }
+    return below;
+}
+
+/* ---- machines --------------------------------------------------------------------------------------------------- */
 
 /* The first `left` of 4 words, left > 0: loads give 0 elsewhere, stores leave the rest alone. */
 NEON_INLINE uint32x4_t load_words(const uint32_t *p, int64_t left)
@@ -65,7 +125,7 @@ NEON_INLINE void store_words(uint32_t *p, uint32x4_t x, int64_t left)
 /* Level chains: planes hold level - 1. A supporting pulse adds 1 unless all planes are set, an opposing one subtracts 1
  * or, at level 1, flips the weight and leaves the level. */
 NEON_INLINE int64_t chain(const int planes, uint32_t *w, uint32_t *state, int64_t ld, const uint32_t *up,
-                          const uint32_t *down, const uint32_t *escape, int64_t n)
+                          const uint32_t *down, int64_t n, int sticky, const qsi_draws *draws)
 {
     int64_t flips = 0;
     for (int64_t i = 0; i < n; i += 4) {
@@ -80,8 +140,8 @@ NEON_INLINE int64_t chain(const int planes, uint32_t *w, uint32_t *state, int64_
             some = vorrq_u32(some, plane[p]);
         }
         uint32x4_t carry = vbicq_u32(vbslq_u32(weight, rise, fall), deepest), against = vbslq_u32(weight, fall, rise);
-        if (escape != NULL)
-            against = vbicq_u32(against, vbicq_u32(deepest, load_words(escape + i, left)));
+        if (sticky < 256)
+            against = vorrq_u32(vbicq_u32(against, deepest), escapes4(vandq_u32(against, deepest), sticky, draws, i));
         const uint32x4_t flip = vbicq_u32(against, some);
         uint32x4_t borrow = vandq_u32(against, some);
         UNROLL
@@ -97,16 +157,16 @@ NEON_INLINE int64_t chain(const int planes, uint32_t *w, uint32_t *state, int64_
     return flips;
 }
 
-static int64_t fsm_c2(uint32_t *w, uint32_t *state, int64_t ld, const uint32_t *up, const uint32_t *down,
-                      const uint32_t *escape, int64_t n)
+static int64_t fsm_c2(uint32_t *w, uint32_t *state, int64_t ld, const uint32_t *up, const uint32_t *down, int64_t n,
+                      int sticky, const qsi_draws *draws)
 {
-    return chain(2, w, state, ld, up, down, escape, n);
+    return chain(2, w, state, ld, up, down, n, sticky, draws);
 }
 
-static int64_t fsm_c4(uint32_t *w, uint32_t *state, int64_t ld, const uint32_t *up, const uint32_t *down,
-                      const uint32_t *escape, int64_t n)
+static int64_t fsm_c4(uint32_t *w, uint32_t *state, int64_t ld, const uint32_t *up, const uint32_t *down, int64_t n,
+                      int sticky, const qsi_draws *draws)
 {
-    return chain(4, w, state, ld, up, down, escape, n);
+    return chain(4, w, state, ld, up, down, n, sticky, draws);
 }
 
 /* The even bits of x, side by side; and back. */
@@ -131,8 +191,8 @@ static uint64_t spread_bits(uint32_t word)
 }
 
 /* deep: s = w, close: s = -w. Opposing pulses lead from deep to 0 to close to a flip with s = 0, supporting ones back. */
-static int64_t fsm_t2(uint32_t *w, uint32_t *state, int64_t ld, const uint32_t *up, const uint32_t *down,
-                      const uint32_t *escape, int64_t n)
+static int64_t fsm_t2(uint32_t *w, uint32_t *state, int64_t ld, const uint32_t *up, const uint32_t *down, int64_t n,
+                      int sticky, const qsi_draws *draws)
 {
     (void)ld;
     int64_t flips = 0;
@@ -141,7 +201,11 @@ static int64_t fsm_t2(uint32_t *w, uint32_t *state, int64_t ld, const uint32_t *
         const uint32_t plus = gather_bits(codes), minus = gather_bits(codes >> 1), weight = w[i];
         const uint32_t deep = (plus & weight) | (minus & ~weight), close = (minus & weight) | (plus & ~weight);
         const uint32_t support = (up[i] & weight) | (down[i] & ~weight);
-        const uint32_t against = ((down[i] & weight) | (up[i] & ~weight)) & (escape ? ~deep | escape[i] : UINT32_MAX);
+        uint32_t against = (down[i] & weight) | (up[i] & ~weight);
+        if (sticky < 256) {
+            const uint32x4_t leaving = vsetq_lane_u32(against & deep, vdupq_n_u32(0), 0);
+            against = (against & ~deep) | vgetq_lane_u32(escapes4(leaving, sticky, draws, i), 0);
+        }
         const uint32_t flip = against & close;
         const uint32_t deep_next = (deep & ~against) | (support & ~close);
         const uint32_t close_next = (close & ~support & ~against) | (against & ~deep & ~close);
@@ -156,12 +220,17 @@ static int64_t fsm_t2(uint32_t *w, uint32_t *state, int64_t ld, const uint32_t *
 }
 
 static int64_t fsm_c8(uint32_t *w, int8_t *state, const float *G, float alpha, float a, const float *b, float amplitude,
-                      const uint16_t *random, int64_t n, int64_t *moved)
+                      int64_t n, const qsi_draws *draws, uint32_t *moved, int64_t *moves)
 {
     const float32x4_t zero = vdupq_n_f32(0.0f);
     int64_t flips = 0;
     for (int64_t i = 0; i < n; i++) {
         uint32_t word = 0, stepped = 0;
+        uint32x4_t v[4];
+        uint16_t random[32];   /* the four words of a draw are 8 numbers */
+        draw4(v, QS_RANDOM_ROUNDING, draws, 4 * (draws->word + (uint32_t)i), 1);
+        const uint32x4x4_t numbers = {{v[0], v[1], v[2], v[3]}};
+        vst4q_u32((uint32_t *)(void *)random, numbers);
         for (int q = 0; q < 8; q++) {
             const int64_t c = 32 * i + 4 * q;
             int8_t *level = state + c;
@@ -170,7 +239,7 @@ static int64_t fsm_c8(uint32_t *w, int8_t *state, const float *G, float alpha, f
             float32x4_t s = vmaxq_f32(vdupq_n_f32(-4.0f), vdivq_f32(g, sigma));   /* NaN stays NaN */
             s = vmulq_f32(vminq_f32(vdupq_n_f32(4.0f), s), vdupq_n_f32(amplitude));
             s = qsi_where4(vandq_u32(vcgtq_f32(sigma, zero), vceqq_f32(s, s)), s);
-            const float32x4_t part = vmulq_f32(vcvtq_f32_u32(vmovl_u16(vld1_u16(random + c))), vdupq_n_f32(0x1p-16f));
+            const float32x4_t part = vmulq_f32(vcvtq_f32_u32(vmovl_u16(vld1_u16(random + 4 * q))), vdupq_n_f32(0x1p-16f));
             const float32x4_t steps = vrndmq_f32(vaddq_f32(s, part));
             const int32_t old[4] = {level[0], level[1], level[2], level[3]};
             const float32x4_t moving = vsubq_f32(vcvtq_f32_s32(vld1q_s32(old)), steps);
@@ -183,7 +252,8 @@ static int64_t fsm_c8(uint32_t *w, int8_t *state, const float *G, float alpha, f
             stepped |= qsi_bits_of(vmvnq_u32(vceqq_f32(steps, zero))) << 4 * q;
         }
         flips += __builtin_popcount(w[i] ^ word);
-        *moved += __builtin_popcount(stepped);
+        *moves += __builtin_popcount(stepped);
+        moved[i] = stepped;
         w[i] = word;
     }
     return flips;

@@ -6,10 +6,9 @@
  * chunk tree is the column statistic. Nothing else grows with the matrix. */
 #include "cpu/fold.h"
 #include "cpu/sample.h"
-#include "qsbits/random.h"
 
 enum { W, STATE, DY, X, SCALE, A, B, THETA, R_NOW, C_NOW, DMASTER, COUNTS, DGRAD, PULSES, SAMPLE };   /* views of FSM_VISIT */
-enum { ROWS = QSI_GRAD_ROWS, COLS = QSI_GRAD_COLS, WORDS = COLS / 32, BITS_PER_DRAW = 16 };
+enum { ROWS = QSI_GRAD_ROWS, COLS = QSI_GRAD_COLS, WORDS = COLS / 32 };
 
 /* What both ops need to apply a rule. */
 typedef struct rule_job {
@@ -17,9 +16,7 @@ typedef struct rule_job {
     const qsi_slot *w, *state, *pulses;
     qs_fsm fsm;
     int sticky;
-    uint64_t seed;
-    uint32_t step, tensor;
-    int64_t first_row;
+    qsi_draws draws;       /* of row 0 of the views, word 0 */
     qsi_sample sample;
     qsi_moves *moves;      /* [tasks] */
     int64_t group;         /* rows per task */
@@ -38,16 +35,24 @@ typedef struct desk {
     uint32_t up[WORDS], down[WORDS];
     float row[ROWS][16], dot[ROWS][16];
     float ones[COLS];      /* stands for b where it is absent */
-    uint16_t random[COLS];
 } desk;
 
 static rule_job rule_of(const qsi_run *run, int pulses, int sample, int64_t group)
 {
     const qs_op *op = run->op;
     return (rule_job){.run = run, .w = &run->v[0], .state = &run->v[1], .pulses = &run->v[pulses], .fsm = (qs_fsm)op->i[0],
-                      .sticky = (int)op->i[1], .seed = (uint64_t)op->i[2], .step = (uint32_t)op->i[3],
-                      .tensor = (uint32_t)op->i[4], .first_row = op->i[5], .moves = qsi_shared(run), .group = group,
+                      .sticky = (int)op->i[1], .moves = qsi_shared(run), .group = group,
+                      .draws = {(uint64_t)op->i[2], (uint32_t)op->i[3], (uint32_t)op->i[4], (uint32_t)op->i[5], 0},
                       .sample = {&run->v[sample], op->i[5], op->i[6]}};
+}
+
+/* Those of columns k .. of a row. */
+static qsi_draws draws_of(const rule_job *job, int64_t row, int64_t k)
+{
+    qsi_draws draws = job->draws;
+    draws.row += (uint32_t)row;
+    draws.word = (uint32_t)(k / 32);
+    return draws;
 }
 
 /* ---- pulses as bit planes and as T2 ----------------------------------------------------------------------------- */
@@ -99,86 +104,52 @@ static int64_t count_bits(const uint32_t *up, const uint32_t *down, int64_t n)
 static int64_t move_states(const rule_job *job, int64_t row, int64_t k, int64_t n, const uint32_t *up, const uint32_t *down)
 {
     const qsi_kernels *kernels = job->run->kernels;
-    uint32_t draws[WORDS], *escape = NULL;
+    const qsi_draws draws = draws_of(job, row, k);
     uint32_t *w = (uint32_t *)qsi_row(job->w, row) + k / 32, *state = qsi_row(job->state, row);
     const int64_t plane = job->w->cols / 32;
-    if (job->sticky < 256) {
-        kernels->fsm_escape(draws, n, job->sticky, job->seed, job->step, job->tensor, (uint32_t)(job->first_row + row),
-                            (uint32_t)(k / 32));
-        escape = draws;
-    }
     if (job->fsm == QS_FSM_T2)
-        return kernels->fsm_t2(w, state + k / 16, 0, up, down, escape, n);
-    return (job->fsm == QS_FSM_C2 ? kernels->fsm_c2 : kernels->fsm_c4)(w, state + k / 32, plane, up, down, escape, n);
+        return kernels->fsm_t2(w, state + k / 16, 0, up, down, n, job->sticky, &draws);
+    return (job->fsm == QS_FSM_C2 ? kernels->fsm_c2 : kernels->fsm_c4)(w, state + k / 32, plane, up, down, n, job->sticky, &draws);
 }
 
-/* The same, counted and, in a sampled row, recorded. */
-static void apply_rule(const rule_job *job, int64_t row, int64_t k, int64_t n, const uint32_t *up, const uint32_t *down,
-                       qsi_moves *moves)
+/* In a sampled row: what happened to columns k .., whose n words were `before`. */
+static void record(const rule_job *job, int64_t row, int64_t k, int64_t n, const uint32_t *pulsed, const uint32_t *before)
 {
     const uint32_t *w = (const uint32_t *)qsi_row(job->w, row) + k / 32;
-    uint32_t *record = qsi_sample_of(&job->sample, row), pulsed[WORDS], flipped[WORDS];
-    moves->pulses += count_bits(up, down, n);
-    if (!record) {
-        moves->flips += move_states(job, row, k, n, up, down);
-        return;
-    }
-    memcpy(flipped, w, (size_t)n * sizeof *w);
-    moves->flips += move_states(job, row, k, n, up, down);
-    for (int64_t j = 0; j < n; j++) {
-        flipped[j] ^= w[j];
-        pulsed[j] = up[j] | down[j];
-    }
-    qsi_sample_note(record + k / 32, qsi_ld(job->sample.record), pulsed, flipped, n);
+    uint32_t flipped[WORDS];
+    for (int64_t j = 0; j < n; j++)
+        flipped[j] = before[j] ^ w[j];
+    qsi_sample_note(qsi_sample_of(&job->sample, row) + k / 32, qsi_ld(job->sample.record), pulsed, flipped, n);
 }
 
-/* 16 bits for each of 32 n weights: half-word i mod 8 of block i / 8 for weight i of a word. */
-static void draw(const rule_job *job, int64_t row, int64_t k, int64_t n, uint16_t *random)
+/* The rule, recorded in a sampled row; returns flips. */
+static int64_t apply_rule(const rule_job *job, int64_t row, int64_t k, int64_t n, const uint32_t *up, const uint32_t *down)
 {
-    for (int64_t block = 0; block < 4 * n; block++) {
-        uint32_t words[4];
-        qs_philox(job->seed, job->step, QS_RANDOM_ROUNDING, job->tensor, (uint32_t)(job->first_row + row),
-                  (uint32_t)(k / 8 + block), words);
-        for (int h = 0; h < 8; h++)
-            random[8 * block + h] = (uint16_t)(words[h / 2] >> BITS_PER_DRAW * (h % 2));
-    }
+    uint32_t pulsed[WORDS], before[WORDS];
+    if (!qsi_sample_of(&job->sample, row))
+        return move_states(job, row, k, n, up, down);
+    memcpy(before, (const uint32_t *)qsi_row(job->w, row) + k / 32, (size_t)n * sizeof *before);
+    for (int64_t j = 0; j < n; j++)
+        pulsed[j] = up[j] | down[j];
+    const int64_t flips = move_states(job, row, k, n, up, down);
+    record(job, row, k, n, pulsed, before);
+    return flips;
 }
 
 /* ---- FSM_VISIT -------------------------------------------------------------------------------------------------- */
 
-/* What the c8 kernel is given for a piece of a row. */
-typedef struct c8_piece {
-    const float *G, *b;
-    float alpha, a, amplitude;
-    int64_t words;
-} c8_piece;
-
-static int64_t move_levels(const rule_job *job, const c8_piece *p, const desk *d, uint32_t *w, int8_t *state, int64_t *moved)
+/* The same for c8, on n words from the unscaled sums G; b as in visit_row. */
+static void apply_c8(const visit_job *job, int64_t row, int64_t k, int64_t n, const float *G, float alpha, float a, const float *b,
+                     qsi_moves *moves)
 {
-    return job->run->kernels->fsm_c8(w, state, p->G, p->alpha, p->a, p->b, p->amplitude, d->random, p->words, moved);
-}
-
-/* Columns k .. of a row of c8. Which weights step shows in a sampled row only, where the kernel steps once more, from the middle:
- * there no step is lost to the ends of the range. */
-static void apply_c8(const rule_job *job, desk *d, int64_t row, int64_t k, const c8_piece *p, qsi_moves *moves)
-{
-    uint32_t *w = (uint32_t *)qsi_row(job->w, row) + k / 32, *record = qsi_sample_of(&job->sample, row);
-    int8_t *state = (int8_t *)qsi_row(job->state, row) + k, middle[COLS] = {0};
-    uint32_t pulsed[WORDS] = {0}, flipped[WORDS], signs[WORDS] = {0};
-    int64_t again = 0;
-    draw(job, row, k, p->words, d->random);
-    if (!record) {
-        moves->flips += move_levels(job, p, d, w, state, &moves->pulses);
-        return;
-    }
-    memcpy(flipped, w, (size_t)p->words * sizeof *w);
-    moves->flips += move_levels(job, p, d, w, state, &moves->pulses);
-    for (int64_t j = 0; j < p->words; j++)
-        flipped[j] ^= w[j];
-    (void)move_levels(job, p, d, signs, middle, &again);
-    for (int64_t c = 0; c < 32 * p->words; c++)
-        pulsed[c / 32] |= (uint32_t)(middle[c] != 0) << (c % 32);
-    qsi_sample_note(record + k / 32, qsi_ld(job->sample.record), pulsed, flipped, p->words);
+    const rule_job *rule = &job->rule;
+    uint32_t *w = (uint32_t *)qsi_row(rule->w, row) + k / 32, before[WORDS], moved[WORDS];
+    const qsi_draws draws = draws_of(rule, row, k);
+    memcpy(before, w, (size_t)n * sizeof *w);
+    moves->flips += rule->run->kernels->fsm_c8(w, (int8_t *)qsi_row(rule->state, row) + k, G, alpha, a, b, rule->run->op->f[1],
+                                               n, &draws, moved, &moves->pulses);
+    if (qsi_sample_of(&rule->sample, row))
+        record(rule, row, k, n, moved, before);
 }
 
 /* Row `row` (number i of the task), columns k .. k+n-1 with unscaled sums G: statistics, then pulses, then the rule. */
@@ -192,18 +163,16 @@ static void visit_row(const visit_job *job, desk *d, int64_t i, int64_t row, int
     float *columns = job->columns + row / QS_ROW_BLOCK * v[W].cols + k;
     uint32_t *w = (uint32_t *)qsi_row(&v[W], row) + k / 32;
     const bool still = job->measure || job->rule.fsm == QS_FSM_C8;
-    run->kernels->fsm_pulses(G, n, alpha, job->theta * a, b, w, d->row[i], columns, d->dot[i], still ? NULL : d->up,
-                             still ? NULL : d->down);
+    moves->pulses += run->kernels->fsm_pulses(G, n, alpha, job->theta * a, b, w, d->row[i], columns, d->dot[i],
+                                              still ? NULL : d->up, still ? NULL : d->down);
     if (job->measure)
         return;
-    if (job->rule.fsm == QS_FSM_C8) {
-        const c8_piece p = {G, b, alpha, a, run->op->f[1], n / 32};
-        apply_c8(&job->rule, d, row, k, &p, moves);
-    } else if (job->emit) {
-        moves->pulses += count_bits(d->up, d->down, n / 32);
+    if (job->rule.fsm == QS_FSM_C8)
+        apply_c8(job, row, k, n / 32, G, alpha, a, b, moves);
+    else if (job->emit)
         planes_to_t2((uint32_t *)qsi_row(&v[PULSES], row) + k / 16, d->up, d->down, n / 32);
-    } else
-        apply_rule(&job->rule, row, k, n / 32, d->up, d->down, moves);
+    else
+        moves->flips += apply_rule(&job->rule, row, k, n / 32, d->up, d->down);
 }
 
 static void visit_task(void *arg, int64_t task, int thread)
@@ -289,7 +258,8 @@ static void rule_task(void *arg, int64_t task, int thread)
             const int64_t n = qsi_min(COLS, job->w->cols - k) / 32;
             uint32_t up[WORDS], down[WORDS];
             t2_to_planes(up, down, (const uint32_t *)qsi_row(job->pulses, row) + k / 16, n);
-            apply_rule(job, row, k, n, up, down, &moves);
+            moves.pulses += count_bits(up, down, n);
+            moves.flips += apply_rule(job, row, k, n, up, down);
         }
     job->moves[task] = moves;
 }
