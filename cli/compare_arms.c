@@ -5,7 +5,7 @@
 #include <string.h>
 
 static const char NAME[] = "compare";
-static const char HOW[] = "write --arms fsm:c4,fsm:t2:literal,fsm:c8/int8,ste@0.004,frozen";
+static const char HOW[] = "write --arms fsm:c4,fsm:t2:literal,fsm:c8-2x4,fsm:c8/int8,ste@0.004,frozen";
 
 /* Index of word (length bytes) among the choices of an option, -1 if it is none. */
 static int choice(option_id id, int count, const char *word, size_t length)
@@ -23,20 +23,46 @@ static int fail_word(const char *what, const char *word, size_t length)
     return fail_usage(NAME, "--arms: no %s is called '%.*s'; %s", what, (int)length, word, HOW);
 }
 
+/* Length of text up to the sign, all of it where there is none. */
+static size_t until(const char *text, size_t length, char sign)
+{
+    const char *at = memchr(text, sign, length);
+    return at == NULL ? length : (size_t)(at - text);
+}
+
+/* PARTS or PARTSxSWEEPS. */
+static int parse_parts(arm *a, const char *text, size_t length)
+{
+    char number[32] = "", *end = number;
+    if (length < sizeof number)
+        memcpy(number, text, length);
+    const long parts = strtol(number, &end, 10), sweeps = *end == 'x' ? strtol(end + 1, &end, 10) : 0;
+    if (end == number || *end != '\0' || parts < 1 || parts > 1024 || sweeps < 0 || sweeps > 1 << 20)
+        return fail_usage(NAME, "--arms: '%.*s' are no parts and sweeps; %s", (int)length, text, HOW);
+    a->parts = (int)parts;
+    a->sweeps = (int)sweeps;
+    return 0;
+}
+
 /* The parts between colons, behind the optimizer. */
 static int parse_machine(arm *a, const char *text, size_t length)
 {
     const char *colon = memchr(text, ':', length);
-    const size_t state = colon == NULL ? length : (size_t)(colon - text);
+    const size_t whole = colon == NULL ? length : (size_t)(colon - text), state = until(text, whole, '-');
     const int fsm = choice(OPT_FSM_STATE, QS_FSMS, text, state);
     if (fsm < 0)
         return fail_word("state", text, state);
     a->fsm = (qs_fsm)fsm;
+    if (state < whole) {
+        const int code = parse_parts(a, text + state + 1, whole - state - 1);
+        if (code != 0)
+            return code;
+    }
     if (colon == NULL)
         return 0;
-    const int recipe = choice(OPT_FSM_RECIPE, QS_RECIPE_EXACT + 1, colon + 1, length - state - 1);
+    const int recipe = choice(OPT_FSM_RECIPE, QS_RECIPE_EXACT + 1, colon + 1, length - whole - 1);
     if (recipe < 0)
-        return fail_word("recipe", colon + 1, length - state - 1);
+        return fail_word("recipe", colon + 1, length - whole - 1);
     a->recipe = (qs_recipe)recipe;
     return 0;
 }
@@ -67,26 +93,21 @@ static int parse_rate(arm *a, const char *text, size_t length)
 /* Tables and folders are named by what was resolved, so that ":c4" may be left away. */
 static void name_arm(arm *a)
 {
-    char rate[32] = "";
+    char rate[32] = "", parts[32] = "";
     const bool fsm = a->optimizer == QS_OPTIMIZER_FSM, plain = a->recipe == QS_RECIPE_DEFAULT;
     const bool f32 = a->precision == QS_PRECISION_F32;
     if (a->lr > 0.0)
         (void)snprintf(rate, sizeof rate, "@%g", a->lr);
-    (void)snprintf(a->name, sizeof a->name, "%s%s%s%s%s%s%s%s", options_choice_text(OPT_OPTIMIZER, a->optimizer), fsm ? ":" : "",
-                   fsm ? options_choice_text(OPT_FSM_STATE, a->fsm) : "", plain ? "" : ":",
+    if (a->parts > 0)
+        (void)snprintf(parts, sizeof parts, a->sweeps > 0 ? "-%dx%d" : "-%d", a->parts, a->sweeps);
+    (void)snprintf(a->name, sizeof a->name, "%s%s%s%s%s%s%s%s%s", options_choice_text(OPT_OPTIMIZER, a->optimizer), fsm ? ":" : "",
+                   fsm ? options_choice_text(OPT_FSM_STATE, a->fsm) : "", parts, plain ? "" : ":",
                    plain ? "" : options_choice_text(OPT_FSM_RECIPE, a->recipe), f32 ? "" : "/",
                    f32 ? "" : qs_precision_name(a->precision), rate);
     (void)snprintf(a->folder, sizeof a->folder, "%.*s", (int)strcspn(a->name, "@"), a->name);
     for (char *c = a->folder; *c != '\0'; c++)
         if (*c == ':' || *c == '/')
             *c = '-';
-}
-
-/* Length of text up to the sign, all of it where there is none. */
-static size_t until(const char *text, size_t length, char sign)
-{
-    const char *at = memchr(text, sign, length);
-    return at == NULL ? length : (size_t)(at - text);
 }
 
 static int parse_arm(arm *a, const char *text, size_t length)

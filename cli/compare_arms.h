@@ -1,4 +1,4 @@
-/* compare_arms.h - the arms of a comparison: OPTIMIZER[:STATE[:RECIPE]][/PRECISION][@LR], separated by commas. */
+/* compare_arms.h - the arms of a comparison: OPTIMIZER[:STATE[-PARTS[xSWEEPS]][:RECIPE]][/PRECISION][@LR], separated by commas. */
 #ifndef QSBITS_CLI_COMPARE_ARMS_H
 #define QSBITS_CLI_COMPARE_ARMS_H
 
@@ -11,6 +11,7 @@ typedef struct arm {
     char folder[ARM_NAME];   /* its part of a folder's name: "fsm-c4" */
     qs_optimizer optimizer;
     qs_fsm fsm;
+    int parts, sweeps;       /* of the active set; 0: the default */
     qs_recipe recipe;
     qs_precision precision;
     double lr;               /* 0: the default of the optimizer */

@@ -17,7 +17,7 @@ enum { LABEL = 160, NUMBER = 32, SEARCH_REACH = 6, SEARCH_RATES = 2 * SEARCH_REA
 
 /* The values of one run that are not those of the comparison; the texts live here while it goes on. */
 typedef struct run_texts {
-    char seed[NUMBER], lr[NUMBER], seconds[NUMBER], folder[PATH_MAX];
+    char seed[NUMBER], lr[NUMBER], parts[NUMBER], sweeps[NUMBER], seconds[NUMBER], folder[PATH_MAX];
 } run_texts;
 
 static void fill_texts(const comparison *c, const arm *a, double lr, int64_t seed, run_texts *texts)
@@ -29,6 +29,8 @@ static void fill_texts(const comparison *c, const arm *a, double lr, int64_t see
                    a->folder, rate, (long long)seed);
     (void)snprintf(texts->seed, sizeof texts->seed, "%lld", (long long)seed);
     (void)snprintf(texts->lr, sizeof texts->lr, "%.17g", lr);
+    (void)snprintf(texts->parts, sizeof texts->parts, "%d", a->parts);
+    (void)snprintf(texts->sweeps, sizeof texts->sweeps, "%d", a->sweeps);
     (void)snprintf(texts->seconds, sizeof texts->seconds, "%.3f",
                    fmax(0.0, c->started + c->o.value[OPT_TIME_LIMIT].real - now_seconds()));
 }
@@ -49,6 +51,8 @@ static bool run_options(const comparison *c, const arm *a, const run_texts *text
             o->value[i] = c->o.value[i];
     return set(o, OPT_OPTIMIZER, options_choice_text(OPT_OPTIMIZER, a->optimizer)) &&
            set(o, OPT_FSM_STATE, fsm ? options_choice_text(OPT_FSM_STATE, a->fsm) : NULL) &&
+           set(o, OPT_ACTIVE_PARTS, a->parts > 0 ? texts->parts : NULL) &&
+           set(o, OPT_SWEEPS, a->sweeps > 0 ? texts->sweeps : NULL) &&
            set(o, OPT_FSM_RECIPE, fsm ? options_choice_text(OPT_FSM_RECIPE, a->recipe) : NULL) &&
            set(o, OPT_PRECISION, qs_precision_name(a->precision)) &&
            set(o, OPT_DATA, c->data) && set(o, OPT_SEED, texts->seed) && set(o, OPT_LR, lr > 0.0 ? texts->lr : NULL) &&

@@ -97,7 +97,7 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE } option_kind;
     X(DENSITY_END, "density-end", 0, REAL, 1e-5, 1, RUNS, SETTING, "Training", "F", "(0.02)", "and at the end") \
     X(ACTIVE_PARTS, "active-parts", 0, INT, 1, 1024, RUNS, SETTING, "Training", "N", "(1)", \
       "cut the rows of all matrices into N parts; one at a time has a state and trains (fsm)") \
-    X(SWEEPS, "sweeps", 0, INT, 1, 1 << 20, RUNS, SETTING, "Training", "N", "(1)", "how often every part has its turn") \
+    X(SWEEPS, "sweeps", 0, INT, 1, 1 << 20, RUNS, SETTING, "Training", "N", "(4)", "how often every part has its turn, each time colder") \
     X(ACTIVE_BY, "active-by", 0, CHOICE, 0, 0, RUNS, SETTING, "Training", CHOICES_ACTIVE_BY, "(rows)", \
       "a part is a share of the rows of every matrix, or a run of whole matrices and blocks") \
     X(ACTIVE_ORDER, "active-order", 0, CHOICE, 0, 0, RUNS, SETTING, "Training", CHOICES_ACTIVE_ORDER, "(bottom-up)", \
@@ -107,7 +107,7 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE } option_kind;
     X(RECOMPUTE, "recompute", 0, FLAG, 0, 0, RUNS, SETTING, "Memory", NULL, NULL, \
       "keep block inputs only; less memory, slower, the same result") \
     X(ARMS, "arms", 0, TEXT, 0, 0, COMPARE, SETTING, "Comparison", "LIST", "fsm:c4,ste,frozen,adamw", \
-      "what to compare: OPTIMIZER[:STATE[:RECIPE]][/PRECISION][@LR], separated by commas") \
+      "what to compare: OPTIMIZER[:STATE[-PARTS[xSWEEPS]][:RECIPE]][/PRECISION][@LR], commas between") \
     X(SEEDS, "seeds", 0, INT, 1, 1000, COMPARE, SETTING, "Comparison", "N", "3", "runs of each arm: seeds 1 to N") \
     X(SEARCH_LR, "search-lr", 0, FLAG, 0, 0, COMPARE, SETTING, "Comparison", NULL, NULL, \
       "first find the best --lr of each arm, with one seed and steps of a factor of two") \

@@ -55,18 +55,21 @@ static void tell_text(const training *t)
 }
 
 /* What there is to say about an optimizer beside its name, "" for nothing. */
-static void name_details(const qs_train_options *o, char text[24])
+static void name_details(const qs_train_options *o, char text[64])
 {
+    const char *fsm = options_choice_text(OPT_FSM_STATE, o->fsm);
     text[0] = '\0';
     if (o->optimizer == QS_OPTIMIZER_FSM)
-        (void)snprintf(text, 24, " %s", options_choice_text(OPT_FSM_STATE, o->fsm));
+        (void)snprintf(text, 64, " %s", fsm);
+    if (o->optimizer == QS_OPTIMIZER_FSM && o->active_parts > 1)
+        (void)snprintf(text, 64, " %s on 1/%lld of the rows at a time", fsm, (long long)o->active_parts);
     if (o->optimizer == QS_OPTIMIZER_LORA)
-        (void)snprintf(text, 24, " of rank %lld", (long long)o->lora_rank);
+        (void)snprintf(text, 64, " of rank %lld", (long long)o->lora_rank);
 }
 
 void training_tell_start(const training *t)
 {
-    char details[24];
+    char details[64];
     name_details(&t->settings, details);
     tell_device(t);
     tell_model(t);

@@ -70,7 +70,7 @@ typedef struct qs_train_options {
     qs_precision precision;    /* of the products with 1-bit weights and of their gradients; adamw has f32 only */
     int64_t active_parts;      /* fsm: parts that the rows of all matrices are cut into; one part at a time keeps a state and trains, the
                                   others rest. 1: everything always trains; <= 0: 1 */
-    int64_t sweeps;            /* how often every part has its turn; <= 0: 1 */
+    int64_t sweeps;            /* how often every part has its turn; <= 0: 4, or fewer in short runs */
     qs_active_by active_by;
     qs_active_order active_order;
     int64_t lora_rank;         /* of the adapters, lora only; see qs_model_config; <= 0: QS_LORA_RANK */

@@ -27,6 +27,14 @@ static double power(double base, int64_t n)
     return result;
 }
 
+/* How far the annealing of density and amplitude has come, 0..1: a part of the active set sees all of it in its own time, a
+ * stretch in each of its phases. */
+static double annealed(const qs_train_options *o, const qsi_phase *phase, int64_t step)
+{
+    const double inside = (double)(step - phase->first) / (double)phase->steps;
+    return ((double)(phase->index / o->active_parts) + inside) / (double)o->sweeps;
+}
+
 /* Steepness of the controller: d ln(share) / d ln(mu) of a normal gradient, at least 1/2. */
 static double controller_slope(double z0, double density)
 {
@@ -42,7 +50,8 @@ void qsi_rates_at(const qs_train_options *o, int64_t step, qsi_rates *r)
     const double x = (double)step / (double)o->steps;
     const double warm = step + 1 < o->warmup ? (double)(step + 1) / (double)o->warmup : 1.0;
     const double factor = warm * decay(o, x);
-    const double density = o->density_end + (o->density_start - o->density_end) * half_cosine(x);
+    const double heat = half_cosine(annealed(o, &phase, step));
+    const double density = o->density_end + (o->density_start - o->density_end) * heat;
     r->lr = o->lr * factor;
     r->matrix_lr = o->matrix_lr * factor;
     r->scale_lr = o->scale_lr * factor;
@@ -51,7 +60,7 @@ void qsi_rates_at(const qs_train_options *o, int64_t step, qsi_rates *r)
     const double updates = (double)(step - phase.first + 1), beta = updates / (updates + 1.0);
     r->z0 = (float)z0;
     r->slope = (float)controller_slope(z0, r->density);
-    r->amplitude = (float)(o->amplitude_end + (o->amplitude_start - o->amplitude_end) * half_cosine(x));
+    r->amplitude = (float)(o->amplitude_end + (o->amplitude_start - o->amplitude_end) * heat);
     r->beta = (float)(beta < 0.95 ? beta : 0.95);
     r->c1 = (float)(1.0 - power(0.9, step + 1));
     r->c2 = (float)(1.0 - power(0.95, step + 1));
