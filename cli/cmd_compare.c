@@ -18,6 +18,16 @@ static const char ARMS_OF_BITS[] = "fsm:c4,ste,frozen";
 
 /* ---- preparing ------------------------------------------------------------------------------------------------- */
 
+/* Options that no arm would use. */
+static int check_use(const comparison *c)
+{
+    if (c->o.value[OPT_RANK].given && arms_find(c->arms, c->count, QS_OPTIMIZER_LORA) < 0)
+        return fail_usage(NAME, "--rank is for lora, and --arms has none; leave it away");
+    if (c->o.value[OPT_ACTIVE_PARTS].given && arms_find(c->arms, c->count, QS_OPTIMIZER_FSM) < 0)
+        return fail_usage(NAME, "--active-parts is for fsm, and --arms has none; leave it away");
+    return 0;
+}
+
 static int complete_options(comparison *c, const options *o)
 {
     int code = 0;
@@ -36,6 +46,8 @@ static int complete_options(comparison *c, const options *o)
     for (int i = 0; code == 0 && i < c->count; i++)
         if (c->arms[i].lr > 0.0 && c->o.value[OPT_SEARCH_LR].given)
             code = fail_usage(NAME, "--search-lr looks for rates, but %s has one; leave one of them away", c->arms[i].name);
+    if (code == 0)
+        code = check_use(c);
     if (code == 0)
         code = run_folder_init(&c->folder, c->o.value[OPT_OUT_FOLDER].text);
     return code;
@@ -73,15 +85,16 @@ static int check_settings(const comparison *c, json_t *ours)
     return code;
 }
 
-/* The checkpoint that --from stands for now, for all runs, and whether they can start from it. */
-static int check_origin(comparison *c, qs_context *context)
+/* The checkpoint that --from stands for now, for all runs, and whether every arm can train, from it where it is given. */
+static int check_arms(comparison *c, qs_context *context)
 {
-    qs_model_config model;
+    double rate;
     int code = origin_open(&c->o, context, NULL, false, true, &c->from);
-    for (int i = 0; code == 0 && i < c->count; i++)
+    for (int i = 0; code == 0 && i < c->count; i++) {
         code = origin_check_optimizer(NAME, &c->from, "--arms:", c->arms[i].optimizer);
-    if (code == 0)
-        code = origin_model(&c->o, &c->from, &model);
+        if (code == 0)
+            code = compare_default_rate(c, i, &rate);
+    }
     return code;
 }
 
@@ -92,7 +105,7 @@ static int check_inputs(comparison *c)
     qs_text *text = NULL, *also = NULL;
     int code = open_context(&c->o, &context);
     if (code == 0)
-        code = check_origin(c, context);
+        code = check_arms(c, context);
     if (code == 0)
         code = open_text(&c->o, OPT_DATA, context, &text, &c->data);
     if (code == 0 && c->o.value[OPT_ALSO].given)

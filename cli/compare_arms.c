@@ -30,17 +30,23 @@ static size_t until(const char *text, size_t length, char sign)
     return at == NULL ? length : (size_t)(at - text);
 }
 
+/* Digits that are a number in 1..most; 0: they are not. */
+static int parse_count(const char *text, size_t length, int most)
+{
+    long value = 0;
+    for (size_t i = 0; i < length && value <= most; i++)
+        value = text[i] >= '0' && text[i] <= '9' ? 10 * value + (text[i] - '0') : (long)most + 1;
+    return value <= most ? (int)value : 0;
+}
+
 /* PARTS or PARTSxSWEEPS. */
 static int parse_parts(arm *a, const char *text, size_t length)
 {
-    char number[32] = "", *end = number;
-    if (length < sizeof number)
-        memcpy(number, text, length);
-    const long parts = strtol(number, &end, 10), sweeps = *end == 'x' ? strtol(end + 1, &end, 10) : 0;
-    if (end == number || *end != '\0' || parts < 1 || parts > 1024 || sweeps < 0 || sweeps > 1 << 20)
+    const size_t parts = until(text, length, 'x');
+    a->parts = parse_count(text, parts, 1024);
+    a->sweeps = parts < length ? parse_count(text + parts + 1, length - parts - 1, 1 << 20) : 0;
+    if (a->parts == 0 || (parts < length && a->sweeps == 0))
         return fail_usage(NAME, "--arms: '%.*s' are no parts and sweeps; %s", (int)length, text, HOW);
-    a->parts = (int)parts;
-    a->sweeps = (int)sweeps;
     return 0;
 }
 

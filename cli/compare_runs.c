@@ -40,6 +40,22 @@ static bool set(options *o, option_id id, const char *text)
     return text == NULL || options_set(o, id, NAME, text);
 }
 
+/* Whether an option of the comparison is one for this arm as well: what only some optimizers have is for those arms. */
+static bool concerns(option_id id, const comparison *c, const arm *a)
+{
+    const bool parts = a->parts > 1 || (a->parts == 0 && c->o.value[OPT_ACTIVE_PARTS].integer > 1);
+    switch (id) {
+    case OPT_CONFIG:
+    case OPT_JSON: return false;
+    case OPT_RANK: return a->optimizer == QS_OPTIMIZER_LORA;
+    case OPT_ACTIVE_PARTS:
+    case OPT_SWEEPS:
+    case OPT_ACTIVE_BY:
+    case OPT_ACTIVE_ORDER: return a->optimizer == QS_OPTIMIZER_FSM && parts;
+    default: return options_of(id, &train_command);
+    }
+}
+
 /* Options as if `qsbits train` had been called for this run. */
 static bool run_options(const comparison *c, const arm *a, const run_texts *texts, double lr, options *o)
 {
@@ -47,7 +63,7 @@ static bool run_options(const comparison *c, const arm *a, const run_texts *text
     if (options_parse(o, &train_command, 0, NULL) != 0)
         return false;
     for (int i = 0; i < OPTIONS; i++)
-        if (c->o.value[i].given && options_of((option_id)i, &train_command) && i != OPT_CONFIG && i != OPT_JSON)
+        if (c->o.value[i].given && concerns((option_id)i, c, a))
             o->value[i] = c->o.value[i];
     return set(o, OPT_OPTIMIZER, options_choice_text(OPT_OPTIMIZER, a->optimizer)) &&
            set(o, OPT_FSM_STATE, fsm ? options_choice_text(OPT_FSM_STATE, a->fsm) : NULL) &&
@@ -210,9 +226,9 @@ static int walk(comparison *c, int index, search *s)
     return code;
 }
 
-/* The rate the library takes when none is given. */
-static int default_rate(const comparison *c, const arm *a, double *rate)
+int compare_default_rate(const comparison *c, int index, double *rate)
 {
+    const arm *a = &c->arms[index];
     options o;
     run_texts texts;
     qs_model_config model;
@@ -233,7 +249,7 @@ int compare_search(comparison *c, int index, json_t **tried)
 {
     search s = {.tried = 0};
     arm *a = &c->arms[index];
-    int code = default_rate(c, a, &s.center);
+    int code = compare_default_rate(c, index, &s.center);
     if (code == 0)
         code = walk(c, index, &s);
     *tried = json_array();

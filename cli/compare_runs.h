@@ -29,6 +29,10 @@ typedef struct comparison {
 enum { EXIT_STOPPED = -1 };
 int compare_run(comparison *c, int arm, double lr, int64_t seed, json_t **result);
 
+/* The rate the library takes for an arm where none is given. 0, or an exit code after a message where the arm's settings are
+ * refused. */
+int compare_default_rate(const comparison *c, int arm, double *rate);
+
 /* Fewest rates that a search tries: the best one and its neighbours. */
 enum { SEARCH_LEAST = 3 };
 

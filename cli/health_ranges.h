@@ -29,7 +29,7 @@ typedef struct health_warning {
 typedef struct health_place {
     int64_t block;             /* < 0: all together */
     int64_t window;            /* steps */
-    int64_t step, steps;       /* end of the window, length of the run */
+    int64_t step, steps;       /* end of the window and length of the run, both in the own time of the part that is active */
     bool sticky;               /* the machine seldom leaves its deepest state (stickiness below 256) */
     const qs_health *all;      /* of all blocks in the same window */
 } health_place;

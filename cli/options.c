@@ -188,12 +188,15 @@ const char *options_choice_text(option_id id, int64_t index)
     };
     static const char *const recipe[] = {"default", "literal", "exact"};
     static const char *const schedule[] = {"cosine", "linear", "constant"};
+    static const char *const by[] = {"rows", "blocks"}, *const order[] = {"bottom-up", "top-down", "random"};
     switch (id) {
     case OPT_OPTIMIZER: return optimizer[index];
     case OPT_FSM_STATE: return fsm[index];
     case OPT_FSM_RECIPE: return recipe[index];
     case OPT_PRECISION: return qs_precision_name((qs_precision)index);
     case OPT_SCHEDULE: return schedule[index];
+    case OPT_ACTIVE_BY: return by[index];
+    case OPT_ACTIVE_ORDER: return order[index];
     default: return "";
     }
 }

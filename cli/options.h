@@ -70,7 +70,7 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE } option_kind;
     X(OPTIMIZER, "optimizer", 0, CHOICE, 0, 0, TRAIN, SETTING, "Training", CHOICES_OPTIMIZER, "fsm", \
       "what trains the matrices: a state machine on 1-bit weights, or a baseline") \
     X(FSM_STATE, "fsm-state", 0, CHOICE, 0, 0, TRAIN, SETTING, "Training", CHOICES_FSM, "c4", \
-      "state beside every weight: ternary (t2), 4, 16 or 128 levels") \
+      "bits a weight, its sign included: 3 (t2: ternary; c2: 4 levels), 5 or 9") \
     X(FSM_RECIPE, "fsm-recipe", 0, CHOICE, 0, 0, TRAIN, SETTING, "Training", CHOICES_RECIPE, "default", \
       "literal: as first published; exact: same-step quantile, for tests") \
     X(RANK, "rank", 0, INT, 1, 1024, RUNS, SETTING, "Training", "N", "(8)", "rank of the adapters (lora)") \
@@ -97,9 +97,10 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE } option_kind;
     X(DENSITY_END, "density-end", 0, REAL, 1e-5, 1, RUNS, SETTING, "Training", "F", "(0.02)", "and at the end") \
     X(ACTIVE_PARTS, "active-parts", 0, INT, 1, 1024, RUNS, SETTING, "Training", "N", "(1)", \
       "cut the rows of all matrices into N parts; one at a time has a state and trains (fsm)") \
-    X(SWEEPS, "sweeps", 0, INT, 1, 1 << 20, RUNS, SETTING, "Training", "N", "(4)", "how often every part has its turn, each time colder") \
+    X(SWEEPS, "sweeps", 0, INT, 1, 1 << 20, RUNS, SETTING, "Training", "N", "(up to 4)", \
+      "how often every part has its turn, each time colder") \
     X(ACTIVE_BY, "active-by", 0, CHOICE, 0, 0, RUNS, SETTING, "Training", CHOICES_ACTIVE_BY, "(rows)", \
-      "a part is a share of the rows of every matrix, or a run of whole matrices and blocks") \
+      "a part is a share of the rows of every matrix, or a stretch of the blocks") \
     X(ACTIVE_ORDER, "active-order", 0, CHOICE, 0, 0, RUNS, SETTING, "Training", CHOICES_ACTIVE_ORDER, "(bottom-up)", \
       "of the parts in a sweep") \
     X(MICRO_BATCH, "micro-batch", 0, INT, 0, 1 << 20, RUNS, SETTING, "Memory", "N", "0", \

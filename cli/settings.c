@@ -75,6 +75,19 @@ void settings_training(const options *o, qs_train_options *training)
     training->health_window = v[OPT_HEALTH].given ? v[OPT_HEALTH].integer : -1;
 }
 
+int settings_check_use(const options *o)
+{
+    const option_value *v = o->value;
+    const option_id by_parts[] = {OPT_ACTIVE_BY, OPT_ACTIVE_ORDER};
+    if (v[OPT_RANK].given && v[OPT_OPTIMIZER].integer != QS_OPTIMIZER_LORA)
+        return fail_usage(o->command->name, "--rank is for --optimizer lora, which has adapters; leave it away");
+    for (int i = 0; i < 2; i++)
+        if (v[by_parts[i]].given && v[OPT_ACTIVE_PARTS].integer <= 1)
+            return fail_usage(o->command->name, "--%s is for more than one part; add --active-parts or leave it away",
+                              options_row(by_parts[i])->name);
+    return 0;
+}
+
 /* The option called name, OPTIONS if there is none; one that is a setting of the command goes first. */
 static option_id find_setting(const command *which, const char *name)
 {
@@ -193,7 +206,8 @@ bool settings_model_from_json(const json_t *model, qs_model_config *config)
 static json_t *training_json(const qs_train_options *t)
 {
     return json_pack(
-        "{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:b, s:I, s:f, s:f, s:f, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:i, s:I}",
+        "{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:b, s:I, s:f, s:f, s:f, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:i, s:I, s:I, "
+        "s:s, s:s, s:I}",
         "optimizer", options_choice_text(OPT_OPTIMIZER, t->optimizer), "fsm_state",
         options_choice_text(OPT_FSM_STATE, t->fsm), "fsm_recipe", options_choice_text(OPT_FSM_RECIPE, t->recipe), "precision",
         qs_precision_name(t->precision), "schedule",
@@ -201,7 +215,9 @@ static json_t *training_json(const qs_train_options *t)
         "micro_batch", (json_int_t)t->micro_batch, "recompute", t->recompute, "seed", (json_int_t)t->seed, "lr", t->lr,
         "matrix_lr", t->matrix_lr, "scale_lr", t->scale_lr, "warmup", (json_int_t)t->warmup, "final_lr", t->final_lr,
         "weight_decay", t->weight_decay, "clip", t->clip, "density_start", t->density_start, "density_end", t->density_end,
-        "amplitude_start", t->amplitude_start, "amplitude_end", t->amplitude_end, "sticky", t->sticky, "health_window",
+        "amplitude_start", t->amplitude_start, "amplitude_end", t->amplitude_end, "sticky", t->sticky, "active_parts",
+        (json_int_t)t->active_parts, "sweeps", (json_int_t)t->sweeps, "active_by", options_choice_text(OPT_ACTIVE_BY, t->active_by),
+        "active_order", options_choice_text(OPT_ACTIVE_ORDER, t->active_order), "health_window",
         (json_int_t)t->health_window);
 }
 

@@ -21,6 +21,9 @@ int settings_read(options *o, const char *path, json_t **out);
 /* The model that "model" of config.json, or of a checkpoint's config, describes; resolved. False where it describes none. */
 bool settings_model_from_json(const json_t *model, qs_model_config *config);
 
+/* Refuses (64, after a message) options that would decide nothing: --rank without lora, those of parts without parts. */
+int settings_check_use(const options *o);
+
 /* The settings of a command as texts by name (new reference). data: absolute path or pattern of the text. */
 json_t *settings_options(const options *o, const char *data);
 

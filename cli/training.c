@@ -75,6 +75,8 @@ static int read_settings(training *t)
 {
     int code = open_origin(t);
     if (code == 0)
+        code = settings_check_use(&t->o);
+    if (code == 0)
         code = origin_model(&t->o, &t->from, &t->model);
     if (code != 0)
         return code;

@@ -144,6 +144,15 @@ int watch_test(watch *w, int64_t step, double loss, int64_t tokens)
 
 /* ---- health ---------------------------------------------------------------------------------------------------- */
 
+static const qs_health no_figures = {
+#define NO_FIGURE(name) .name = NAN,
+    .step = 0, HEALTH_FIGURE_LIST(NO_FIGURE)
+#undef NO_FIGURE
+};
+
+/* A block of which nothing is active has no pulses to judge. */
+static bool rests(const watch *w, int64_t block) { return w->fsm && isnan(w->health[1 + block].pulses); }
+
 static int tell_memory(watch *w, int64_t step, const uint64_t memory[QS_MEMORY_TAGS + 1])
 {
     char names[QS_MEMORY_TAGS + 1][NAME_BYTES];
@@ -179,6 +188,7 @@ static int tell_figures(watch *w, int64_t step, int64_t block)
  * holds for all together is not told again for every block. */
 static int warn_about(watch *w, const health_place *place, uint8_t *of_all, int *standing, int *said)
 {
+    const int64_t step = w->health[0].step;
     health_warning warnings[HEALTH_FIGURES];
     uint8_t *quiet = &w->quiet[(1 + place->block) * HEALTH_FIGURES];
     const int count = health_check(&w->health[1 + place->block], place, warnings);
@@ -195,19 +205,23 @@ static int warn_about(watch *w, const health_place *place, uint8_t *of_all, int 
         if (known)
             continue;
         if (++*said <= SAID_MOST)
-            progress_say(&w->progress, "warning: step %lld, %s", (long long)place->step, warnings[i].text);
-        code = told_metrics(w, metrics_warning(&w->metrics, place->step, place->block, &warnings[i]));
+            progress_say(&w->progress, "warning: step %lld, %s", (long long)step, warnings[i].text);
+        code = told_metrics(w, metrics_warning(&w->metrics, step, place->block, &warnings[i]));
     }
     return code;
 }
 
-static int warn_all(watch *w, const qs_train_options *settings, int64_t step)
+/* phase: of the window's last step. */
+static int warn_all(watch *w, const qs_train_options *settings, const qs_phase *phase, int64_t step)
 {
     int standing = 0, said = 0, code = 0;
     for (int64_t block = -1; block < w->layers && code == 0; block++) {
-        const health_place place = {.block = block, .window = settings->health_window, .step = step,
-                                    .steps = settings->steps, .sticky = settings->sticky < 256, .all = &w->health[0]};
-        code = warn_about(w, &place, w->quiet, &standing, &said);
+        const health_place place = {.block = block, .window = settings->health_window,
+                                    .step = phase->index / phase->parts * phase->steps + step - phase->first,
+                                    .steps = phase->phases / phase->parts * phase->steps, .sticky = settings->sticky < 256,
+                                    .all = &w->health[0]};
+        if (!rests(w, block))
+            code = warn_about(w, &place, w->quiet, &standing, &said);
     }
     if (said > SAID_MOST)
         progress_say(&w->progress, "warning: step %lld, %d more in %s", (long long)step, said - SAID_MOST, w->metrics_path);
@@ -215,17 +229,30 @@ static int warn_all(watch *w, const qs_train_options *settings, int64_t step)
     return code;
 }
 
-int watch_health(watch *w, const qs_context *context, const qs_trainer *trainer, int64_t step)
+/* Figures of the window that ends at step; none where another phase began in it, or the run went on with another window. */
+static qs_status read_health(watch *w, const qs_trainer *trainer, int64_t step)
+{
+    qs_status status = QS_OK;
+    for (int64_t block = -1; block < w->layers && status == QS_OK; block++) {
+        qs_health *health = &w->health[1 + block];
+        status = qs_trainer_health(trainer, block, health);
+        if (health->step != step)
+            *health = no_figures;
+    }
+    return status;
+}
+
+int watch_health(watch *w, const qs_context *context, qs_trainer *trainer, int64_t step)
 {
     uint64_t memory[QS_MEMORY_TAGS + 1];
+    qs_phase phase;
     const qs_train_options *settings = qs_trainer_options(trainer);
-    for (int64_t block = -1; block < w->layers; block++) {
-        const qs_status status = qs_trainer_health(trainer, block, &w->health[1 + block]);
-        if (status != QS_OK) {
-            watch_end(w);
-            return fail_library("train", status, NULL);
-        }
+    const qs_status status = read_health(w, trainer, step);
+    if (status != QS_OK) {
+        watch_end(w);
+        return fail_library("train", status, NULL);
     }
+    qs_train_phase(qs_model_get_config(qs_trainer_model(trainer)), settings, step - 1, &phase);
     for (int i = 0; i < QS_MEMORY_TAGS; i++) {
         qs_memory_usage usage;
         qs_memory(context, (qs_memory_tag)i, &usage);
@@ -238,5 +265,5 @@ int watch_health(watch *w, const qs_context *context, const qs_trainer *trainer,
         code = tell_memory(w, step, memory);
     for (int64_t block = -1; block < w->layers && code == 0; block++)
         code = tell_figures(w, step, block);
-    return code == 0 ? warn_all(w, settings, step) : code;
+    return code == 0 ? warn_all(w, settings, &phase, step) : code;
 }

@@ -52,7 +52,7 @@ int watch_also(watch *w, int64_t step, double loss, int64_t tokens);
 int watch_test(watch *w, int64_t step, double loss, int64_t tokens);
 
 /* At the end of a health window: reads the health of every block and the memory accounts, writes them, warns. */
-int watch_health(watch *w, const qs_context *context, const qs_trainer *trainer, int64_t step);
+int watch_health(watch *w, const qs_context *context, qs_trainer *trainer, int64_t step);
 
 /* Finishes the progress line; then closes the files. Both do nothing the second time, nor on a zeroed watch. */
 void watch_end(watch *w);

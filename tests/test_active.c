@@ -1,5 +1,6 @@
 /* test_active.c - the active set: parts and phases cover everything once, what rests stays as it is, memory follows the share, and a
  * run that stops in the middle of a phase ends with the same bytes. */
+#include <math.h>
 #include "training_case.h"
 
 enum { MATRICES = 7 };
@@ -209,6 +210,71 @@ static void test_resume(void **state)
     }
 }
 
+static int same_figure(double a, double b) { return a == b || (isnan(a) && isnan(b)); }
+
+static void check_health(const qs_trainer *a, const qs_trainer *b)
+{
+    for (int64_t block = -1; block < 3; block++) {
+        qs_health x, y;
+        ok(qs_trainer_health(a, block, &x));
+        ok(qs_trainer_health(b, block, &y));
+        assert_int_equal(x.step, y.step);
+        assert_true(same_figure(x.pulses, y.pulses) && same_figure(x.flips, y.flips) && same_figure(x.dead, y.dead));
+        assert_true(same_figure(x.deepest, y.deepest) && same_figure(x.gradient_rms, y.gradient_rms));
+    }
+}
+
+/* In 6 phases of 4 steps, with clipping and a tied head. */
+static setup short_setup(qs_fsm fsm, qs_precision precision, qs_active_by by)
+{
+    setup s = active_setup(fsm, 3, 2, by, QS_ACTIVE_TOP_DOWN);
+    s.config.tied = 1;
+    s.options.steps = 24;
+    s.options.clip = 0.5;
+    s.options.precision = precision;
+    s.options.health_window = 3;
+    return s;
+}
+
+/* Micro-batches, recomputing, threads, a stop inside a phase and health beside it change no byte, in any arithmetic; figures of
+ * health are those of a run that was never stopped. */
+static void check_same_bytes(const setup *s)
+{
+    const file_path saved = path_of("stopped");
+    setup thrifty = *s, blind = *s;
+    thrifty.options.micro_batch = 16;
+    thrifty.options.recompute = 1;
+    blind.options.health_window = 0;
+    run whole = start_run(s, 1), first = start_run(&thrifty, 2), second = start_run(s, 2), third = start_run(&blind, 1);
+    train_to(first.trainer, 11);
+    ok(qs_trainer_save(first.trainer, saved.text));
+    ok(qs_trainer_load(second.trainer, saved.text));
+    for (int64_t step = 12; step <= s->options.steps; step += 3) {
+        train_to(whole.trainer, step);
+        train_to(second.trainer, step);
+        check_health(whole.trainer, second.trainer);
+    }
+    train_to(third.trainer, s->options.steps);
+    assert_true(hash_of(second.trainer) == hash_of(whole.trainer));
+    assert_true(hash_of(third.trainer) == hash_of(whole.trainer));
+    end_run(&whole);
+    end_run(&first);
+    end_run(&second);
+    end_run(&third);
+    assert_int_equal(nftw(saved.text, remove_entry, 16, FTW_DEPTH | FTW_PHYS), 0);
+}
+
+static void test_same_bytes(void **state)
+{
+    (void)state;
+    static const qs_fsm machines[] = {QS_FSM_T2, QS_FSM_C4, QS_FSM_C8};
+    for (int m = 0; m < 3; m++)
+        for (int precision = 0; precision < QS_PRECISIONS; precision++) {
+            const setup s = short_setup(machines[m], (qs_precision)precision, m == 1 ? QS_ACTIVE_BY_BLOCKS : QS_ACTIVE_BY_ROWS);
+            check_same_bytes(&s);
+        }
+}
+
 /* Levels exist for the active part only, and the plan says so. */
 static void test_memory(void **state)
 {
@@ -246,13 +312,17 @@ static void test_refused(void **state)
     refuses(qs_train_options_resolve(&s.options, &s.config), QS_ERR_ARG, "too few for 26 phases");
     s.options.active_parts = 1025;
     refuses(qs_train_options_resolve(&s.options, &s.config), QS_ERR_ARG, "active_parts is 1025");
+    s.options.active_parts = 21;   /* and 20 units of 32 rows */
+    s.options.steps = 1000;
+    refuses(qs_train_options_resolve(&s.options, &s.config), QS_ERR_ARG, "would be empty");
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_cover), cmocka_unit_test(test_order), cmocka_unit_test(test_rest_stays),
-        cmocka_unit_test(test_resume), cmocka_unit_test(test_memory), cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_resume), cmocka_unit_test(test_same_bytes), cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests(tests, make_test_folder, drop_test_folder);
 }

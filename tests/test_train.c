@@ -410,7 +410,8 @@ static const bad_option bad_options[] = {
     REAL(matrix_lr, INFINITY), REAL(scale_lr, INFINITY), REAL(final_lr, 1.5), REAL(final_lr, NAN),
     REAL(weight_decay, -0.1), REAL(weight_decay, NAN), REAL(clip, -1.0), REAL(clip, NAN), REAL(density_start, 1.1),
     REAL(density_end, 2.0), REAL(amplitude_start, 129.0), REAL(amplitude_end, INFINITY), WIDE(health_window, 1e18),
-    WIDE(lora_rank, 1025),
+    WIDE(lora_rank, 1025), WIDE(active_parts, 1e18), WIDE(active_parts, 1025), WIDE(sweeps, 1e18), NARROW(active_by, 2),
+    NARROW(active_order, 3),
 };
 #undef REAL
 #undef WIDE

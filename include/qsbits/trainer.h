@@ -74,8 +74,8 @@ typedef struct qs_train_options {
     qs_active_by active_by;
     qs_active_order active_order;
     int64_t lora_rank;         /* of the adapters, lora only; see qs_model_config; <= 0: QS_LORA_RANK */
-    int64_t health_window;     /* steps over which qs_trainer_health measures; 0: never; < 0: steps / 10 within 20..100. Trained bytes
-                                  are the same */
+    int64_t health_window;     /* steps over which qs_trainer_health measures; 0: never; < 0: steps / 10 within 20..100, at most half a
+                                  phase. Trained bytes are the same */
 } qs_train_options;
 
 QS_API void qs_train_options_default(qs_train_options *options);

@@ -117,7 +117,7 @@ fail:
 qs_status qsi_phase_enter(qs_trainer *t, int64_t step)
 {
     qs_status status = QS_OK;
-    if (step > 0 && qsi_active_phase(&t->active, step).index == t->phase.index)
+    if (step >= t->phase.first && step < t->phase.first + t->phase.steps)
         return QS_OK;
     qsi_phase_assign(t, step);
     if (step > 0)
@@ -126,5 +126,7 @@ qs_status qsi_phase_enter(qs_trainer *t, int64_t step)
         if (t->matrices[i].levels.buffer)
             QS_TRY(start_levels(t, i));
 fail:
+    if (status != QS_OK)
+        t->phase.steps = 0;   /* not entered: the next try starts anew */
     return status;
 }

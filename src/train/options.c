@@ -56,6 +56,13 @@ static void fill_literal(qs_train_options *o)
     o->density_start = o->density_end = 0.02;
 }
 
+/* Half a phase is short enough for a whole window to lie in every phase. */
+static int64_t automatic_window(const qs_train_options *o)
+{
+    const int64_t window = qsi_min(100, qsi_max(20, o->steps / 10));
+    return o->active_parts > 1 ? qsi_max(1, qsi_min(window, o->steps / o->active_parts / o->sweeps / 2)) : window;
+}
+
 static void fill_automatic(qs_train_options *o, const qs_model_config *model)
 {
     if (o->optimizer == QS_OPTIMIZER_FSM && o->recipe == QS_RECIPE_LITERAL)
@@ -87,9 +94,9 @@ static void fill_automatic(qs_train_options *o, const qs_model_config *model)
     if (o->active_parts <= 0)
         o->active_parts = 1;
     if (o->sweeps <= 0)
-        o->sweeps = o->active_parts > 1 ? qsi_max(1, qsi_min(SWEEPS, o->steps / (SWEEP_STEPS * o->active_parts))) : 1;
+        o->sweeps = o->active_parts > 1 ? qsi_max(1, qsi_min(SWEEPS, o->steps / SWEEP_STEPS / o->active_parts)) : 1;
     if (o->health_window < 0)
-        o->health_window = qsi_min(100, qsi_max(20, o->steps / 10));
+        o->health_window = automatic_window(o);
 }
 
 #define REAL_RANGES(X) \
@@ -103,10 +110,11 @@ static void fill_automatic(qs_train_options *o, const qs_model_config *model)
     X(lora_rank, 1, 1024) \
     X(active_parts, 1, 1024) X(sweeps, 1, 1 << 20) X(active_by, 0, QS_ACTIVE_BY_BLOCKS) X(active_order, 0, QS_ACTIVE_RANDOM)
 
-static qs_status check_active(const qs_train_options *o)
+static qs_status check_active(const qs_train_options *o, const qs_model_config *model)
 {
     qs_status status = QS_OK;
     const int64_t phases = o->active_parts * o->sweeps;
+    const qsi_active active = qsi_active_of(o, model);
     if (phases == 1)
         return QS_OK;
     if (o->optimizer != QS_OPTIMIZER_FSM)
@@ -117,6 +125,10 @@ static qs_status check_active(const qs_train_options *o)
     if (o->steps < QSI_PHASE_STEPS * phases)
         QS_FAIL(QS_ERR_ARG, "%lld steps are too few for %lld phases (parts times sweeps); every phase needs at least %d",
                 (long long)o->steps, (long long)phases, QSI_PHASE_STEPS);
+    for (int64_t part = 0; part < o->active_parts; part++)
+        if (qsi_active_weights(&active, part) == 0)
+            QS_FAIL(QS_ERR_ARG, "active_parts is %lld; part %lld would be empty: matrices are cut into units of 32 rows, take fewer "
+                    "parts", (long long)o->active_parts, (long long)part);
 fail:
     return status;
 }
@@ -157,7 +169,7 @@ qs_status qs_train_options_resolve(qs_train_options *options, const qs_model_con
         QS_FAIL(QS_ERR_ARG, "fsm is %s; the literal recipe is the machine t2", qs_fsm_rule_of(o.fsm)->name);
     if (o.optimizer == QS_OPTIMIZER_FSM && o.recipe == QS_RECIPE_EXACT && o.fsm == QS_FSM_C8)
         QS_FAIL(QS_ERR_ARG, "the exact recipe has no meaning for c8, which uses no threshold");
-    QS_TRY(check_active(&o));
+    QS_TRY(check_active(&o, model));
     *options = o;
 fail:
     return status;
@@ -174,11 +186,14 @@ json_t *qsi_train_options_to_json(const qs_train_options *o)
     };
     const char *recipes[] = {"default", "literal", "exact"};
     const char *schedules[] = {"cosine", "linear", "constant"};
+    const char *bys[] = {"rows", "blocks"}, *orders[] = {"bottom-up", "top-down", "random"};
     missing |= json_object_set_new(object, "optimizer", json_string(optimizers[o->optimizer]));
     missing |= json_object_set_new(object, "fsm_state", json_string(qs_fsm_rule_of(o->fsm)->name));
     missing |= json_object_set_new(object, "fsm_recipe", json_string(recipes[o->recipe]));
     missing |= json_object_set_new(object, "schedule", json_string(schedules[o->schedule]));
     missing |= json_object_set_new(object, "precision", json_string(qs_precision_name(o->precision)));
+    missing |= json_object_set_new(object, "active_by", json_string(bys[o->active_by]));
+    missing |= json_object_set_new(object, "active_order", json_string(orders[o->active_order]));
 #define PUT_INTEGER(field) missing |= json_object_set_new(object, #field, json_integer((json_int_t)o->field));
     PUT_INTEGER(steps)
     PUT_INTEGER(batch)
@@ -186,8 +201,6 @@ json_t *qsi_train_options_to_json(const qs_train_options *o)
     PUT_INTEGER(sticky)
     PUT_INTEGER(active_parts)
     PUT_INTEGER(sweeps)
-    PUT_INTEGER(active_by)
-    PUT_INTEGER(active_order)
 #undef PUT_INTEGER
 #define PUT_REAL(field, low, high) missing |= json_object_set_new(object, #field, json_real(o->field));
     REAL_RANGES(PUT_REAL)

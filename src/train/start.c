@@ -230,6 +230,7 @@ static qs_status take_all(qs_trainer *t, const source *s)
     for (int64_t i = 0; i < s->count && s->tensors[i].file == 0; i++)
         if (qs_checkpoint_find(s->checkpoint, s->tensors[i].name) >= 0)
             QS_TRY(qsi_load_tensor(t->model->queue, s->checkpoint, s->tensors[i].name, s->tensors[i].view));
+    t->phase.steps = 0;   /* its levels may follow the signs */
     QS_TRY(qsi_trainer_init_state(t));
     for (int64_t i = 0; i < qsi_matrix_count(t->model); i++)
         QS_TRY(take_refined(t, s, i));

@@ -253,12 +253,12 @@ qs_status qs_trainer_step(qs_trainer *t, qs_step_info *info)
         QS_FAIL(QS_ERR_ARG, "all %lld steps of this run are done", (long long)t->options.steps);
     QS_TRY(qsi_trainer_check_started(t));
     qsi_rates_at(&t->options, t->step, &rates);
-    QS_TRY(qsi_phase_enter(t, t->step));
     QS_TRY(load_batch(t, &cursor));
     QS_TRY(forward(t, &result.loss));
     if (!isfinite(result.loss))
         QS_FAIL(QS_ERR_NONFINITE, "the loss of step %lld is %g; lower the learning rates (now lr %g, scale_lr %g)",
                 (long long)t->step + 1, result.loss, t->options.lr, t->options.scale_lr);
+    QS_TRY(qsi_phase_enter(t, t->step));   /* not before: after NONFINITE the levels are those of the last step */
     qsi_health_begin(t);
     QS_TRY(backward(t, &rates));
     QS_TRY(read_counts(t, &result));
