@@ -204,7 +204,7 @@ static int run(const options *o)
     put_explained(FILES);
     put_examples();
     fputs(".SH SEE ALSO\n", stdout);
-    put_text("README.md and docs/ (design.md, format.md, numerics.md, measurements.md) in share/doc/qsbits of the\n"
+    put_text("README.md and docs/ (design.md, format.md, numerics.md, fsm.md, learning.md, measurements.md) in share/doc/qsbits of the\n"
              "installation; the library's manual is its headers, include/qsbits/qsbits.h first; pkg-config qsbits.\n");
     return flush_output(o->command->name);
 }

@@ -54,7 +54,7 @@ typedef struct qs_train_options {
     int32_t recompute;         /* 1: keep only block inputs and recompute the rest; memory only, the same bytes */
     int32_t reserved0;         /* 0 */
     uint64_t seed;
-    double lr;                 /* float parameters; <= 0: the searched rate of the optimizer (docs/measurements.md) */
+    double lr;                 /* float parameters; <= 0: the searched rate of the optimizer (docs/learning.md) */
     double matrix_lr;          /* latents (ste), dense weights (adamw), adapters (lora; B of them twice that), share of a new gradient
                                   in the average (bop, at most 1); <= 0: lr (ste, adamw, lora), the searched share (bop) */
     double scale_lr;           /* row scales; <= 0: searched multiple of lr */

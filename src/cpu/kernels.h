@@ -24,7 +24,7 @@ typedef struct qsi_kernels {
 /* Levels, each after the one it extends: (name, text, base, executed). A level brings two functions, in a file of its name:
  * qsi_available_<text>, whether this machine and its operating system can execute it, and qsi_kernels_<text>, which overrides
  * slots of its base. executed 0: it was compiled but nothing has run it; such a level is taken only by name. NEON and I8MM have
- * run under qemu only (docs/measurements.md, section 9). */
+ * run under qemu only (docs/measurements.md, section 7). */
 #define QSI_LEVEL_LIST(X) \
     X(SCALAR, scalar, SCALAR, 1) \
     X(NEON, neon, SCALAR, 1)              /* aarch64 */ \

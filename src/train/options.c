@@ -3,7 +3,7 @@
 #include <string.h>
 #include "train/train.h"
 
-/* Rate of the float parameters found by the search of docs/measurements.md, "Learning rates", at 2 layers x 128, batch
+/* Rate of the float parameters found by the search of docs/learning.md, "Learning rates", at 2 layers x 128, batch
  * 32 x 64; latents and dense weights take the same, row scales SCALE_RATE times it. */
 static const double SCALE_RATE = 11.25;
 
