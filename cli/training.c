@@ -270,8 +270,10 @@ static int save(training *t)
     double loss = 0.0;
     const int64_t step = qs_trainer_position(t->trainer);
     t->saved_at = now_seconds();
-    if (step == t->saved_step)
+    if (step == t->saved_step) {   /* a kill may have come before what it replaces was removed */
+        run_folder_prune(&t->folder, step, t->o.value[OPT_KEEP].integer);
         return 0;
+    }
     qs_status status = evaluate(t, t->text, 1, &loss, NULL);
     if (status == QS_ERR_NONFINITE || (status == QS_OK && !isfinite(loss)))
         return stop_nonfinite(t, step);
