@@ -96,6 +96,17 @@ class Saving(CliCase):
         self.assertEqual(self.checkpoints(run), sorted({f"step-{best:08d}", "step-00000150"}))
         self.ok("generate", "--model", run / "best", "-n", "5")
 
+    def test_left_by_a_kill(self):
+        """A kill between the last save and the removal of what it replaces: going on removes it, though no step is left."""
+        run = self.folder / "run"
+        self.train(run, "--save-every", 3, "--keep", 9)
+        config = json.loads((run / "config.json").read_text())
+        config["options"]["keep"] = "2"
+        (run / "config.json").write_text(json.dumps(config))
+        self.assertEqual(len(self.checkpoints(run)), 4)
+        self.ok("train", "--resume", "--out", run)
+        self.assertEqual(self.checkpoints(run), ["step-00000009", "step-00000012"])
+
     def test_no_validations(self):
         for more in (("--keep-best",), ("--patience", "2")):
             self.refused(64, (more[0], "--eval-every"), *self.train_arguments(self.folder / "run", "--eval-every", "0", *more))
