@@ -3,6 +3,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import subprocess
 import tempfile
 import unittest
@@ -71,6 +72,11 @@ class CliCase(unittest.TestCase):
 
     def checkpoints(self, run):
         return sorted(p.name for p in pathlib.Path(run).iterdir() if p.name.startswith("step-"))
+
+    def forget_end(self, run, step=12):
+        """The run as it was before its last checkpoint."""
+        (run / "result.json").unlink()
+        shutil.rmtree(run / f"step-{step:08d}")
 
     def assert_same_checkpoint(self, first, second):
         for name in FILES:

@@ -104,27 +104,6 @@ static void test_order(void **state)
 
 enum { TEXT_TOKENS = 3000 };
 
-typedef struct run {
-    qs_context *context;
-    qs_text *text;
-    qs_trainer *trainer;
-} run;
-
-static run start_run(const setup *s, int threads)
-{
-    run r = {open_context(threads, NULL, NULL), NULL, NULL};
-    r.text = prose_text(r.context, TEXT_TOKENS, 0.1);
-    r.trainer = make_trainer(r.context, s, r.text);
-    return r;
-}
-
-static void end_run(run *r)
-{
-    qs_trainer_free(&r->trainer);
-    qs_text_free(&r->text);
-    qs_close(&r->context);
-}
-
 /* Signs and fp16 scales of a matrix in a checkpoint. */
 static const uint8_t *tensor_bytes(const qs_checkpoint *c, uint32_t i, const char *suffix)
 {
@@ -169,7 +148,7 @@ static void test_rest_stays(void **state)
     static const qs_fsm machines[] = {QS_FSM_T2, QS_FSM_C2, QS_FSM_C4, QS_FSM_C8};
     for (int m = 0; m < 4; m++) {
         const setup s = active_setup(machines[m], 3, 2, m % 2 ? QS_ACTIVE_BY_BLOCKS : QS_ACTIVE_BY_ROWS, QS_ACTIVE_RANDOM);
-        run r = start_run(&s, 1);
+        run_case r = open_run_case(&s, TEXT_TOKENS, 1, NULL);
         qs_phase phase;
         for (int64_t step = 0; step < s.options.steps; step = phase.first + phase.steps) {
             const file_path before = path_of("before"), after = path_of("after");
@@ -181,7 +160,7 @@ static void test_rest_stays(void **state)
             assert_int_equal(nftw(before.text, remove_entry, 16, FTW_DEPTH | FTW_PHYS), 0);
             assert_int_equal(nftw(after.text, remove_entry, 16, FTW_DEPTH | FTW_PHYS), 0);
         }
-        end_run(&r);
+        close_run_case(&r);
     }
 }
 
@@ -191,21 +170,21 @@ static void test_resume(void **state)
     (void)state;
     static const int64_t stops[] = {1, 24, 25, 26, 60};
     setup s = active_setup(QS_FSM_C4, 2, 2, QS_ACTIVE_BY_ROWS, QS_ACTIVE_RANDOM);
-    run whole = start_run(&s, 1);
+    run_case whole = open_run_case(&s, TEXT_TOKENS, 1, NULL);
     train_to(whole.trainer, s.options.steps);
     const uint64_t expected = hash_of(whole.trainer);
-    end_run(&whole);
+    close_run_case(&whole);
     for (int i = 0; i < 5; i++) {
         const file_path saved = path_of("stopped");
-        run first = start_run(&s, 2);
+        run_case first = open_run_case(&s, TEXT_TOKENS, 2, NULL);
         train_to(first.trainer, stops[i]);
         ok(qs_trainer_save(first.trainer, saved.text));
-        end_run(&first);
-        run second = start_run(&s, 1);
+        close_run_case(&first);
+        run_case second = open_run_case(&s, TEXT_TOKENS, 1, NULL);
         ok(qs_trainer_load(second.trainer, saved.text));
         train_to(second.trainer, s.options.steps);
         assert_true(hash_of(second.trainer) == expected);
-        end_run(&second);
+        close_run_case(&second);
         assert_int_equal(nftw(saved.text, remove_entry, 16, FTW_DEPTH | FTW_PHYS), 0);
     }
 }
@@ -245,7 +224,10 @@ static void check_same_bytes(const setup *s)
     thrifty.options.micro_batch = 16;
     thrifty.options.recompute = 1;
     blind.options.health_window = 0;
-    run whole = start_run(s, 1), first = start_run(&thrifty, 2), second = start_run(s, 2), third = start_run(&blind, 1);
+    run_case whole = open_run_case(s, TEXT_TOKENS, 1, NULL);
+    run_case first = open_run_case(&thrifty, TEXT_TOKENS, 2, NULL);
+    run_case second = open_run_case(s, TEXT_TOKENS, 2, NULL);
+    run_case third = open_run_case(&blind, TEXT_TOKENS, 1, NULL);
     train_to(first.trainer, 11);
     ok(qs_trainer_save(first.trainer, saved.text));
     ok(qs_trainer_load(second.trainer, saved.text));
@@ -257,10 +239,10 @@ static void check_same_bytes(const setup *s)
     train_to(third.trainer, s->options.steps);
     assert_true(hash_of(second.trainer) == hash_of(whole.trainer));
     assert_true(hash_of(third.trainer) == hash_of(whole.trainer));
-    end_run(&whole);
-    end_run(&first);
-    end_run(&second);
-    end_run(&third);
+    close_run_case(&whole);
+    close_run_case(&first);
+    close_run_case(&second);
+    close_run_case(&third);
     assert_int_equal(nftw(saved.text, remove_entry, 16, FTW_DEPTH | FTW_PHYS), 0);
 }
 
@@ -281,7 +263,7 @@ static void test_memory(void **state)
     (void)state;
     setup s = active_setup(QS_FSM_C8, 1, 1, QS_ACTIVE_BY_ROWS, QS_ACTIVE_BOTTOM_UP);
     setup half = active_setup(QS_FSM_C8, 2, 1, QS_ACTIVE_BY_ROWS, QS_ACTIVE_BOTTOM_UP);
-    run r = start_run(&s, 1), h = start_run(&half, 1);
+    run_case r = open_run_case(&s, TEXT_TOKENS, 1, NULL), h = open_run_case(&half, TEXT_TOKENS, 1, NULL);
     qs_bits all, part;
     uint64_t plan[QS_MEMORY_TAGS + 1], half_plan[QS_MEMORY_TAGS + 1];
     ok(qs_trainer_bits(r.trainer, &all));
@@ -292,8 +274,8 @@ static void test_memory(void **state)
     assert_true(saved > 3.7 && saved < 4.3);
     const double planned = 8.0 * (double)(plan[QS_MEMORY_STATE] - half_plan[QS_MEMORY_STATE]) / (double)all.packed_weights;
     assert_true(planned > 3.7 && planned < 4.3);
-    end_run(&r);
-    end_run(&h);
+    close_run_case(&r);
+    close_run_case(&h);
 }
 
 static void test_refused(void **state)

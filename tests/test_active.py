@@ -69,10 +69,7 @@ class Active(CliCase):
         whole, halves = self.folder / "whole", self.folder / "halves"
         for run in (whole, halves):
             self.train(run, *PARTS, "--save-every", "5")
-        (halves / "result.json").unlink()
-        for path in (halves / "step-00000012").iterdir():
-            path.unlink()
-        (halves / "step-00000012").rmdir()
+        self.forget_end(halves)
         self.json("train", "--resume", "--out", halves)
         self.assert_same_checkpoint(whole / "step-00000012", halves / "step-00000012")
 

@@ -19,27 +19,6 @@ static setup lora_setup(int64_t rank)
 }
 
 /* A run with its context and text. */
-typedef struct run {
-    qs_context *context;
-    qs_text *text;
-    qs_trainer *trainer;
-} run;
-
-static run open_run(const setup *s, int threads, const char *level)
-{
-    run r = {open_context(threads, level, NULL), NULL, NULL};
-    r.text = prose_text(r.context, TEXT, 0.1);
-    r.trainer = make_trainer(r.context, s, r.text);
-    return r;
-}
-
-static void close_run(run *r)
-{
-    qs_trainer_free(&r->trainer);
-    qs_text_free(&r->text);
-    qs_close(&r->context);
-}
-
 static const float *adapter_of(const qs_checkpoint *c, int64_t layer, int matrix, char part, const char *suffix, int64_t *count)
 {
     char name[128];
@@ -86,7 +65,7 @@ static void test_start(void **state)
     s.options.warmup = 0;
     s.options.matrix_lr = 1e-3;
     const file_path before = path_of("start"), after = path_of("first");
-    run r = open_run(&s, 1, NULL);
+    run_case r = open_run_case(&s, TEXT, 1, NULL);
     ok(qs_trainer_save(r.trainer, before.text));
     train_to(r.trainer, 1);
     ok(qs_trainer_save(r.trainer, after.text));
@@ -105,7 +84,7 @@ static void test_start(void **state)
         }
     qs_checkpoint_close(&c);
     qs_checkpoint_close(&d);
-    close_run(&r);
+    close_run_case(&r);
 }
 
 /* B is 0, so the first loss is that of frozen signs from the same seed, and the signs and floats are the same; then it is not. */
@@ -117,15 +96,15 @@ static void test_starts_as_frozen(void **state)
         f.options.optimizer = QS_OPTIMIZER_FROZEN;
         s.options.precision = f.options.precision = p;
         s.options.lr = f.options.lr = 4e-3;
-        run lora = open_run(&s, 2, NULL), frozen = open_run(&f, 2, NULL);
+        run_case lora = open_run_case(&s, TEXT, 2, NULL), frozen = open_run_case(&f, TEXT, 2, NULL);
         double a = 0.0, b = 0.0;
         ok(qs_model_evaluate(qs_trainer_model(lora.trainer), lora.text, 0, 1, &a, NULL));
         ok(qs_model_evaluate(qs_trainer_model(frozen.trainer), frozen.text, 0, 1, &b, NULL));
         assert_true(a == b);
         assert_true(train_to(lora.trainer, 1).loss == train_to(frozen.trainer, 1).loss);
         assert_true(train_to(lora.trainer, 3).loss != train_to(frozen.trainer, 3).loss);
-        close_run(&lora);
-        close_run(&frozen);
+        close_run_case(&lora);
+        close_run_case(&frozen);
     }
 }
 
@@ -142,7 +121,7 @@ static void test_ranks(void **state)
         setup s = lora_setup(ranks[r]);
         const file_path folder = path_of("middle");
         s.config.layers = 1;
-        run reference = open_run(&s, 1, NULL);
+        run_case reference = open_run_case(&s, TEXT, 1, NULL);
         train_to(reference.trainer, 2);
         ok(qs_trainer_save(reference.trainer, folder.text));
         train_to(reference.trainer, 4);
@@ -151,16 +130,17 @@ static void test_ranks(void **state)
             setup other = s;
             other.options.micro_batch = ways[w].micro_batch;
             other.options.recompute = ways[w].recompute;
-            run whole = open_run(&other, ways[w].threads, ways[w].level), second = open_run(&other, ways[w].threads, ways[w].level);
+            run_case whole = open_run_case(&other, TEXT, ways[w].threads, ways[w].level);
+            run_case second = open_run_case(&other, TEXT, ways[w].threads, ways[w].level);
             train_to(whole.trainer, 4);
             ok(qs_trainer_load(second.trainer, folder.text));
             train_to(second.trainer, 4);
             if (hash_of(whole.trainer) != want || hash_of(second.trainer) != want)
                 fail_msg("rank %d, way %d: other bytes", (int)ranks[r], (int)w);
-            close_run(&whole);
-            close_run(&second);
+            close_run_case(&whole);
+            close_run_case(&second);
         }
-        close_run(&reference);
+        close_run_case(&reference);
     }
 }
 
@@ -169,18 +149,18 @@ static void test_other_rank_refused(void **state)
     (void)state;
     setup s = lora_setup(RANK);
     const file_path folder = path_of("rank");
-    run r = open_run(&s, 1, NULL);
+    run_case r = open_run_case(&s, TEXT, 1, NULL);
     ok(qs_trainer_save(r.trainer, folder.text));
-    close_run(&r);
+    close_run_case(&r);
     s.options.lora_rank = RANK + 1;
-    r = open_run(&s, 1, NULL);
+    r = open_run_case(&s, TEXT, 1, NULL);
     refuses(qs_trainer_load(r.trainer, folder.text), QS_ERR_ARG, "model lora_rank = 3, this run asks for 4");
-    close_run(&r);
+    close_run_case(&r);
     s.options.optimizer = QS_OPTIMIZER_FROZEN;
-    r = open_run(&s, 1, NULL);
+    r = open_run_case(&s, TEXT, 1, NULL);
     assert_int_equal(qs_model_get_config(qs_trainer_model(r.trainer))->lora_rank, 0);
     refuses(qs_trainer_load(r.trainer, folder.text), QS_ERR_ARG, "optimizer = \"lora\", this run asks for \"frozen\"");
-    close_run(&r);
+    close_run_case(&r);
 }
 
 /* ---- what they cost ---------------------------------------------------------------------------------------------- */
@@ -199,7 +179,7 @@ static void test_bits(void **state)
     qs_bits lora_bits, frozen_bits;
     qs_model_size lora_size, frozen_size;
     f.options.optimizer = QS_OPTIMIZER_FROZEN;
-    run lora = open_run(&s, 1, NULL), frozen = open_run(&f, 1, NULL);
+    run_case lora = open_run_case(&s, TEXT, 1, NULL), frozen = open_run_case(&f, TEXT, 1, NULL);
     ok(qs_trainer_bits(lora.trainer, &lora_bits));
     ok(qs_trainer_bits(frozen.trainer, &frozen_bits));
     const double bits = 32.0 * (double)(s.config.layers * RANK * sides_of(&s.config)) / (double)lora_bits.packed_weights;
@@ -214,8 +194,8 @@ static void test_bits(void **state)
     assert_int_equal(lora_size.float_params - frozen_size.float_params, params);
     assert_int_equal(lora_size.packed_bytes - frozen_size.packed_bytes, 4 * params);
     assert_true(fabs(8.0 * (double)lora_size.packed_bytes / (double)lora_size.packed_weights - lora_bits.packed_bits_per_weight) < 1e-9);
-    close_run(&lora);
-    close_run(&frozen);
+    close_run_case(&lora);
+    close_run_case(&frozen);
 }
 
 /* In a block of the model file: A, B of every matrix, in the order of matrices, behind everything else. */
@@ -224,7 +204,7 @@ static void test_file_order(void **state)
     (void)state;
     const setup s = lora_setup(RANK);
     const file_path folder = path_of("order");
-    run r = open_run(&s, 1, NULL);
+    run_case r = open_run_case(&s, TEXT, 1, NULL);
     ok(qs_trainer_save(r.trainer, folder.text));
     qs_checkpoint *c = open_checkpoint(folder.text);
     for (int64_t layer = 0; layer < s.config.layers; layer++) {
@@ -243,7 +223,7 @@ static void test_file_order(void **state)
         }
     }
     qs_checkpoint_close(&c);
-    close_run(&r);
+    close_run_case(&r);
 }
 
 static void test_refused(void **state)
@@ -265,16 +245,6 @@ static void test_refused(void **state)
 }
 
 /* ---- use --------------------------------------------------------------------------------------------------------- */
-
-static double log_loss(const float *logits, int target)
-{
-    double most = logits[0], sum = 0.0;
-    for (int i = 1; i < VOCAB; i++)
-        most = logits[i] > most ? logits[i] : most;
-    for (int i = 0; i < VOCAB; i++)
-        sum += exp((double)logits[i] - most);
-    return log(sum) + most - (double)logits[target];
-}
 
 /* An opened model with trained adapters: tokens one by one, at once, and by evaluation are the same. That they are used at all:
  * test_gradients.c. */
@@ -305,7 +275,7 @@ static void test_opened_model(void **state)
     for (int i = 0; i < CTX; i++) {
         tokens[i] = bytes[i];
         ok(qs_session_eval(session, &tokens[i], 1, one));
-        sum += log_loss(one, bytes[i + 1]);
+        sum += log_loss(one, VOCAB, bytes[i + 1]);
     }
     assert_true(fabs(sum / CTX - nats) < 1e-6 * nats);
     qs_session_reset(session);

@@ -250,16 +250,6 @@ static void test_session_pieces(void **state)
     }
 }
 
-static double log_loss(const float *logits, int32_t target)
-{
-    double most = logits[0], sum = 0.0;
-    for (int i = 1; i < VOCAB; i++)
-        most = logits[i] > most ? logits[i] : most;
-    for (int i = 0; i < VOCAB; i++)
-        sum += exp((double)logits[i] - most);
-    return log(sum) + most - (double)logits[target];
-}
-
 /* The logits of a session are those whose loss qs_model_evaluate reports. */
 static void test_session_equals_evaluate(void **state)
 {
@@ -276,7 +266,7 @@ static void test_session_equals_evaluate(void **state)
         for (int64_t i = 0; i < c.ctx; i++) {
             const int32_t token = bytes[i];
             ok(qs_session_eval(w.session, &token, 1, logits));
-            sum += log_loss(logits, bytes[i + 1]);
+            sum += log_loss(logits, VOCAB, bytes[i + 1]);
         }
         ok(qs_model_evaluate(w.model, text, 0, 1, &nats, NULL));
         assert_true(fabs(sum / (double)c.ctx - nats) < 1e-6 * nats);

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <cmocka.h>
 #include <ftw.h>
+#include <math.h>
 #include <unistd.h>
 #include "qsbits/qsbits.h"
 
@@ -145,6 +146,39 @@ static inline qs_trainer *make_trainer(qs_context *context, const setup *s, qs_t
     qs_trainer *trainer = NULL;
     ok(qs_trainer_create(context, &s->config, &s->options, text, &trainer));
     return trainer;
+}
+
+/* A trainer with a context and a prose text of its own. level may be NULL. */
+typedef struct run_case {
+    qs_context *context;
+    qs_text *text;
+    qs_trainer *trainer;
+} run_case;
+
+static inline run_case open_run_case(const setup *s, int64_t tokens, int threads, const char *level)
+{
+    run_case r = {open_context(threads, level, NULL), NULL, NULL};
+    r.text = prose_text(r.context, tokens, 0.1);
+    r.trainer = make_trainer(r.context, s, r.text);
+    return r;
+}
+
+static inline void close_run_case(run_case *r)
+{
+    qs_trainer_free(&r->trainer);
+    qs_text_free(&r->text);
+    qs_close(&r->context);
+}
+
+/* Cross-entropy of one token, from its logits [vocab]. */
+static inline double log_loss(const float *logits, int64_t vocab, int64_t target)
+{
+    double most = logits[0], sum = 0.0;
+    for (int64_t i = 1; i < vocab; i++)
+        most = logits[i] > most ? logits[i] : most;
+    for (int64_t i = 0; i < vocab; i++)
+        sum += exp((double)logits[i] - most);
+    return log(sum) + most - (double)logits[target];
 }
 
 /* Takes steps until `position`; returns what the last one said. */
