@@ -28,7 +28,7 @@ static completed split(const char *choices, char words[WORDS_TEXT])
 
 static completed path_or_nothing(const char *value)
 {
-    static const char *const paths[] = {"FILE", "DIR", "RUN", "PATH"};
+    static const char *const paths[] = {"FILE", "DIR", "RUN", "MODEL", "PATH"};
     for (size_t i = 0; i < sizeof paths / sizeof paths[0]; i++)
         if (strstr(value, paths[i]) != NULL)
             return PATHS;

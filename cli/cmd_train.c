@@ -4,6 +4,7 @@
 
 #include "commands.h"
 #include "dry_run.h"
+#include "settings.h"
 #include "signals.h"
 #include "training.h"
 
@@ -46,24 +47,6 @@ static int start(const options *o)
 
 /* ---- the command ----------------------------------------------------------------------------------------------- */
 
-static void list_presets(FILE *out)
-{
-    fprintf(out, "\nPresets:\n");
-    for (int i = 0; i < qs_model_preset_count(); i++) {
-        char weights[16], bytes[16];
-        qs_model_config c;
-        qs_model_size size;
-        qs_model_config_default(&c);
-        if (qs_model_preset(qs_model_preset_name(i), &c) == QS_OK && qs_model_config_resolve(&c) == QS_OK &&
-            qs_model_size_of(&c, &size) == QS_OK)
-            fprintf(out,
-                    "  %-8s %3lld layers, %5lld wide, ffn %5lld, %2lld heads, %2lld kv heads, ctx %4lld: %s weights in %s\n",
-                    qs_model_preset_name(i), (long long)c.layers, (long long)c.dim, (long long)c.ffn, (long long)c.heads,
-                    (long long)c.kv_heads, (long long)c.ctx, human_count((double)size.packed_weights, weights),
-                    human_bytes((double)size.packed_bytes, bytes));
-    }
-}
-
 static const int CODES[] = {64, 65, 66, 69, 70, 71, 73, 74, 129, 130, 143, 0};
 
 const command train_command = {
@@ -86,5 +69,5 @@ const command train_command = {
                  "qsbits train --from run1 --data notes.txt --out run2 --steps 500"},
     .exit_codes = CODES,
     .run = start,
-    .more_help = list_presets,
+    .more_help = settings_list_presets,
 };

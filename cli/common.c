@@ -88,6 +88,8 @@ int open_context(const options *o, qs_context **out)
     settings.threads = (int)o->value[OPT_THREADS].integer;
     settings.cpu = o->value[OPT_CPU].text;
     settings.device = o->value[OPT_DEVICE].text;
+    settings.ram_budget = (uint64_t)o->value[OPT_RAM_BUDGET].integer;
+    settings.device_budget = (uint64_t)o->value[OPT_DEVICE_BUDGET].integer;
     settings.log = log_line;
     settings.log_user = (void *)(uintptr_t)o->command->name;
     const qs_status status = qs_open(out, &settings);

@@ -239,7 +239,7 @@ int compare_default_rate(const comparison *c, int index, double *rate)
     const int code = origin_model(&o, &c->from, &model);
     if (code != 0)
         return code;
-    settings_training(&o, &settings);
+    settings_training(&o, &model, &settings);
     const qs_status status = qs_train_options_resolve(&settings, &model);
     *rate = settings.lr;
     return status == QS_OK ? 0 : fail_library(NAME, status, NULL);

@@ -1,6 +1,7 @@
 /* options.c - parser and help of the option list of options.h. */
 #include "options.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>
@@ -138,6 +139,37 @@ static bool set_real(const options *o, const option_row *row, option_value *v, c
     return true;
 }
 
+/* The factor of a unit behind a number: K, M, G or B, T in steps of 1000, or of 1024 with an i behind them; 0 if there is none such. */
+static double unit_factor(const char *unit)
+{
+    static const char letters[] = "kmgt";
+    const char first = *unit == 'B' && unit[1] == '\0' ? 'g' : (char)tolower((unsigned char)*unit);   /* B alone: billions */
+    const char *at = first != '\0' ? strchr(letters, first) : NULL;
+    if (*unit == '\0' || at == NULL)
+        return *unit == '\0' ? 1.0 : 0.0;
+    const double base = unit[1] == 'i' ? 1024.0 : 1000.0;
+    const char *rest = unit + (unit[1] == 'i' ? 2 : 1);
+    return *rest == '\0' || strcmp(rest, "B") == 0 ? pow(base, (double)(at - letters + 1)) : 0.0;
+}
+
+static bool set_amount(const options *o, const option_row *row, option_value *v, const char *where, const char *text)
+{
+    char *end = NULL;
+    const double number = strtod(text, &end), factor = end == text || !isfinite(number) ? 0.0 : unit_factor(end);
+    const bool bytes = strcmp(row->value, "SIZE") == 0;
+    if (factor == 0.0) {
+        (void)fail_usage(o->command->name, "%s '%s' is no %s; give one such as %s %s", where, text, bytes ? "size" : "number", where,
+                         bytes ? "12GB or 512MiB" : "1.5B or 300M");
+        return false;
+    }
+    if (!(number * factor >= row->least && number * factor <= row->greatest)) {
+        (void)fail_usage(o->command->name, "%s %s is out of range; give %.0f or more", where, text, row->least);
+        return false;
+    }
+    v->integer = (int64_t)(number * factor);
+    return true;
+}
+
 static bool set_value(options *o, option_id id, const char *where, const char *text)
 {
     const option_row *row = &LIST[id];
@@ -145,6 +177,8 @@ static bool set_value(options *o, option_id id, const char *where, const char *t
     if (row->kind == INT && !set_integer(o, row, v, where, text))
         return false;
     if (row->kind == REAL && !set_real(o, row, v, where, text))
+        return false;
+    if (row->kind == AMOUNT && !set_amount(o, row, v, where, text))
         return false;
     if (row->kind == CHOICE) {
         const int64_t index = choice_index(row->value, text);

@@ -11,17 +11,19 @@
 /* Commands an option belongs to. */
 enum command_bit {
     TRAIN = 1, EVAL = 2, GENERATE = 4, INSPECT = 8, INFO = 16, SIGNATURE = 32, BENCH = 64, COMPARE = 128, REPORT = 256,
-    COMPLETION = 512, MANUAL = 1024,
+    COMPLETION = 512, MANUAL = 1024, INIT = 2048,
     RUNS = TRAIN | COMPARE,
     COMPUTE = TRAIN | COMPARE | EVAL | GENERATE | INFO | SIGNATURE | BENCH,
-    RESULTS = COMPUTE | INSPECT,
-    EVERY = 2047
+    RESULTS = COMPUTE | INSPECT | INIT,
+    SHAPED = RUNS | INIT,
+    EVERY = 4095
 };
 
 /* SETTING: stored in config.json and taken from there by --resume. */
 enum option_traits { PLAIN = 0, SETTING = 1 };
 
-typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE } option_kind;
+/* AMOUNT: a number with a unit, of bytes (12GB, 512MiB) or of things (1.5B, 300M). */
+typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE, AMOUNT } option_kind;
 
 /* Choices as "a|b|c|", in the order of the enums of the library. */
 #define CHOICE_OPTIMIZER(name, text, what) text "|"
@@ -53,20 +55,22 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE } option_kind;
       "run folder (newest checkpoint), checkpoint folder or model.safetensors") \
     X(FROM, "from", 0, TEXT, 0, 0, RUNS, SETTING, "Model", "RUN", NULL, \
       "go on with these weights: of a run folder (newest checkpoint), checkpoint folder or model.safetensors") \
-    X(PRESET, "preset", 0, TEXT, 0, 0, RUNS | BENCH, SETTING, "Model", "NAME", "(tiny)", \
+    X(IN_PLACE, "in-place", 0, FLAG, 0, 0, TRAIN, SETTING, "Model", NULL, NULL, \
+      "train the model of --from in its file: it streams, and what a phase has trained is written into it") \
+    X(PRESET, "preset", 0, TEXT, 0, 0, SHAPED | BENCH, SETTING, "Model", "NAME", "(tiny)", \
       "shape by name, listed below; the options below override its parts") \
-    X(LAYERS, "layers", 0, INT, 1, 4096, RUNS | BENCH, SETTING, "Model", "N", "(preset)", "blocks") \
-    X(DIM, "dim", 0, INT, 32, 1 << 20, RUNS | BENCH, SETTING, "Model", "N", "(preset)", "width, a multiple of 32") \
-    X(HEADS, "heads", 0, INT, 1, 1024, RUNS | BENCH, SETTING, "Model", "N", "(preset)", "query heads") \
-    X(KV_HEADS, "kv-heads", 0, INT, 0, 1024, RUNS | BENCH, SETTING, "Model", "N", "(preset)", \
+    X(LAYERS, "layers", 0, INT, 1, 4096, SHAPED | BENCH, SETTING, "Model", "N", "(preset)", "blocks") \
+    X(DIM, "dim", 0, INT, 32, 1 << 20, SHAPED | BENCH, SETTING, "Model", "N", "(preset)", "width, a multiple of 32") \
+    X(HEADS, "heads", 0, INT, 1, 1024, SHAPED | BENCH, SETTING, "Model", "N", "(preset)", "query heads") \
+    X(KV_HEADS, "kv-heads", 0, INT, 0, 1024, SHAPED | BENCH, SETTING, "Model", "N", "(preset)", \
       "key and value heads, a divisor of heads") \
-    X(HEAD_DIM, "head-dim", 0, INT, 0, 512, RUNS | BENCH, SETTING, "Model", "N", "(dim / heads)", "width of a head, even") \
-    X(FFN, "ffn", 0, INT, 0, 1 << 22, RUNS | BENCH, SETTING, "Model", "N", "(preset)", "width inside the feed-forward part") \
-    X(CTX, "ctx", 'c', INT, 2, 1 << 20, RUNS | BENCH, SETTING, "Model", "N", "(preset)", "tokens of a training window") \
-    X(QK_NORM, "qk-norm", 0, FLAG, 0, 0, RUNS, SETTING, "Model", NULL, NULL, "RMSNorm on queries and keys, per head") \
-    X(NO_SUB_NORM, "no-sub-norm", 0, FLAG, 0, 0, RUNS, SETTING, "Model", NULL, NULL, \
+    X(HEAD_DIM, "head-dim", 0, INT, 0, 512, SHAPED | BENCH, SETTING, "Model", "N", "(dim / heads)", "width of a head, even") \
+    X(FFN, "ffn", 0, INT, 0, 1 << 22, SHAPED | BENCH, SETTING, "Model", "N", "(preset)", "width inside the feed-forward part") \
+    X(CTX, "ctx", 'c', INT, 2, 1 << 20, SHAPED | BENCH, SETTING, "Model", "N", "(preset)", "tokens of a training window") \
+    X(QK_NORM, "qk-norm", 0, FLAG, 0, 0, SHAPED, SETTING, "Model", NULL, NULL, "RMSNorm on queries and keys, per head") \
+    X(NO_SUB_NORM, "no-sub-norm", 0, FLAG, 0, 0, SHAPED, SETTING, "Model", NULL, NULL, \
       "no RMSNorm before the attention-output and down products") \
-    X(TIED, "tied", 0, FLAG, 0, 0, RUNS, SETTING, "Model", NULL, NULL, "the embedding is the output layer as well") \
+    X(TIED, "tied", 0, FLAG, 0, 0, SHAPED, SETTING, "Model", NULL, NULL, "the embedding is the output layer as well") \
     X(OPTIMIZER, "optimizer", 0, CHOICE, 0, 0, TRAIN, SETTING, "Training", CHOICES_OPTIMIZER, "fsm", \
       "what trains the matrices: a state machine on 1-bit weights, or a baseline") \
     X(FSM_STATE, "fsm-state", 0, CHOICE, 0, 0, TRAIN, SETTING, "Training", CHOICES_FSM, "c4", \
@@ -80,6 +84,7 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE } option_kind;
       "length of the run; schedules end there") \
     X(BATCH, "batch", 'b', INT, 1, 1 << 20, RUNS | BENCH, SETTING, "Training", "N", "32", "windows per step") \
     X(SEED, "seed", 's', INT, 0, INT64_MAX, TRAIN, SETTING, "Training", "N", "1", "of all random numbers") \
+    X(INIT_SEED, "seed", 's', INT, 0, INT64_MAX, INIT, PLAIN, "Model", "N", "1", "of the random weights") \
     X(LR, "lr", 0, REAL, 1e-12, 1e30, TRAIN, SETTING, "Training", "R", "(searched)", "rate of the float parameters") \
     X(MATRIX_LR, "matrix-lr", 0, REAL, 1e-12, 1e30, TRAIN, SETTING, "Training", "R", "(lr; bop: 0.1)", \
       "rate of latents (ste), dense weights (adamw), adapters (lora), the average (bop)") \
@@ -97,16 +102,26 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE } option_kind;
     X(DENSITY_END, "density-end", 0, REAL, 1e-5, 1, RUNS, SETTING, "Training", "F", "(0.02)", "and at the end") \
     X(ACTIVE_PARTS, "active-parts", 0, INT, 1, 1024, RUNS, SETTING, "Training", "N", "(1)", \
       "cut the rows of all matrices into N parts; one at a time has a state and trains (fsm)") \
+    X(ACTIVE_PARAMS, "active-params", 0, AMOUNT, 1024, 9e18, TRAIN, SETTING, "Training", "N", "(all)", \
+      "the same by size: at most so many weights at a time, such as 1.5B") \
     X(SWEEPS, "sweeps", 0, INT, 1, 1 << 20, RUNS, SETTING, "Training", "N", "(up to 4)", \
       "how often every part has its turn, each time colder") \
     X(ACTIVE_BY, "active-by", 0, CHOICE, 0, 0, RUNS, SETTING, "Training", CHOICES_ACTIVE_BY, "(rows)", \
       "a part is a share of the rows of every matrix, or a stretch of the blocks") \
     X(ACTIVE_ORDER, "active-order", 0, CHOICE, 0, 0, RUNS, SETTING, "Training", CHOICES_ACTIVE_ORDER, "(bottom-up)", \
       "of the parts in a sweep") \
+    X(FULL_BACKWARD, "full-backward", 0, FLAG, 0, 0, TRAIN, SETTING, "Training", NULL, NULL, \
+      "always go back to block 0, so that norms and embedding below the active rows train as well; slower") \
     X(MICRO_BATCH, "micro-batch", 0, INT, 0, 1 << 20, RUNS, SETTING, "Memory", "N", "0", \
       "windows at a time, 0 is all; less memory, the same result") \
     X(RECOMPUTE, "recompute", 0, FLAG, 0, 0, RUNS, SETTING, "Memory", NULL, NULL, \
       "keep block inputs only; less memory, slower, the same result") \
+    X(RAM_BUDGET, "ram-budget", 0, AMOUNT, 1048576, 9e18, TRAIN, PLAIN, "Memory", "SIZE", "(no limit)", \
+      "host memory that may be used, such as 12GB; --in-place keeps as many blocks in it as fit, the same result") \
+    X(DEVICE_BUDGET, "device-budget", 0, AMOUNT, 1048576, 9e18, TRAIN, PLAIN, "Memory", "SIZE", "(no limit)", \
+      "and device memory; the CPU's is RAM too, but counted apart") \
+    X(SLOTS, "slots", 0, INT, 2, 64, TRAIN, PLAIN, "Memory", "N", "3", \
+      "blocks of a model trained --in-place that are on the device at a time, the same result") \
     X(ARMS, "arms", 0, TEXT, 0, 0, COMPARE, SETTING, "Comparison", "LIST", "fsm:c4,ste,frozen,adamw", \
       "what to compare: OPTIMIZER[:STATE[-PARTS[xSWEEPS]][:RECIPE]][/PRECISION][@LR], commas between") \
     X(SEEDS, "seeds", 0, INT, 1, 1000, COMPARE, SETTING, "Comparison", "N", "3", "runs of each arm: seeds 1 to N") \
@@ -115,6 +130,7 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE } option_kind;
     X(OUT, "out", 'o', TEXT, 0, 0, TRAIN, PLAIN, "Run", "RUN", NULL, "run folder: settings, metrics, checkpoints") \
     X(OUT_FOLDER, "out", 'o', TEXT, 0, 0, COMPARE, PLAIN, "Run", "DIR", NULL, \
       "folder of the comparison: one run folder per arm and seed, compare.json, compare.md, report.html") \
+    X(OUT_MODEL, "out", 'o', TEXT, 0, 0, INIT, PLAIN, "Model", "MODEL", NULL, "folder of the new model") \
     X(OUT_PAGE, "out", 'o', TEXT, 0, 0, REPORT, PLAIN, "Page", "FILE", "report.html", "the page to write") \
     X(BITMAP, "tensor", 0, TEXT, 0, 0, REPORT, PLAIN, "Page", "NAME", "(the first matrix)", \
       "1-bit tensor to show before and after, a name of qsbits inspect") \
@@ -175,7 +191,7 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE } option_kind;
     X(SECONDS, "seconds", 0, REAL, 0.001, 3600, BENCH, PLAIN, "Measurement", "S", "0.3", "time to spend on each row") \
     X(SELF_TEST, "self-test", 0, FLAG, 0, 0, INFO, PLAIN, "Check", NULL, NULL, \
       "run every operation on the kernel level in use and on the scalar one and compare the results") \
-    X(THREADS, "threads", 't', INT, 0, 1024, COMPUTE, PLAIN, "Machine", "N", "0", \
+    X(THREADS, "threads", 't', INT, 0, 1024, COMPUTE | INIT, PLAIN, "Machine", "N", "0", \
       "worker threads, 0 is all cores; the same result") \
     X(CPU, "cpu", 0, TEXT, 0, 0, COMPUTE, PLAIN, "Machine", "LEVEL", "(best)", \
       "kernel level, see qsbits info; the same result") \
@@ -194,7 +210,7 @@ typedef enum option_id {
 typedef struct option_value {
     bool given;        /* on the command line or by config.json, not by default */
     const char *text;  /* as written; NULL where nothing was given and there is no default; borrowed */
-    int64_t integer;   /* INT; index of CHOICE; 1 for a FLAG that is given */
+    int64_t integer;   /* INT, AMOUNT; index of CHOICE; 1 for a FLAG that is given */
     double real;       /* REAL */
 } option_value;
 

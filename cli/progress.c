@@ -12,17 +12,28 @@
 /* A log of plain lines starts soon, is dense while somebody is still there, and stays readable after days. */
 static const double REDRAW_SECONDS = 0.1, PLAIN_SECONDS = 5.0, LATE_PLAIN_SECONDS = 60.0, LATE = 600.0;
 static const double LOSS_DECAY = 0.95, TIME_DECAY = 0.9;
+static const char CALM[] = "\033[36m", WARNING[] = "\033[33m";
 enum { BAR_WIDTH = 20, DEFAULT_WIDTH = 80, PART_BYTES = 64, MOST_PARTS = 12 };
+
+static bool is_terminal(void)
+{
+    const char *term = getenv("TERM");
+    return isatty(STDERR_FILENO) && term != NULL && term[0] != '\0' && strcmp(term, "dumb") != 0;
+}
+
+static bool is_coloured(void)
+{
+    const char *no_color = getenv("NO_COLOR");
+    return no_color == NULL || no_color[0] == '\0';
+}
 
 void progress_start(progress *p, const char *label, int64_t step, int64_t steps, int64_t tokens_per_step, bool flips,
                     double time_limit)
 {
-    const char *term = getenv("TERM");
-    const char *no_color = getenv("NO_COLOR");
     memset(p, 0, sizeof *p);
     p->label = label;
-    p->terminal = isatty(STDERR_FILENO) && term != NULL && term[0] != '\0' && strcmp(term, "dumb") != 0;
-    p->color = p->terminal && (no_color == NULL || no_color[0] == '\0');
+    p->terminal = is_terminal();
+    p->color = p->terminal && is_coloured();
     p->first_step = step;
     p->step = step;
     p->steps = steps;
@@ -165,30 +176,33 @@ static void compose(parts *line, int width, char *out, size_t out_bytes)
 
 /* ---- drawing --------------------------------------------------------------------------------------------------- */
 
-/* The last column stays free: a terminal may wrap behind it. */
-static void draw(progress *p)
+/* The last column stays free: a terminal may wrap behind it. color: NULL for none. */
+static void print_parts(parts *line, bool terminal, const char *color)
 {
-    parts line;
     char text[MOST_PARTS * (PART_BYTES + 2)];
-    p->shown = now_seconds();
-    p->told_step = p->step;
-    collect(p, &line);
-    compose(&line, p->terminal ? window_width() - 1 : (int)sizeof text, text, sizeof text);
-    if (p->terminal)
-        fprintf(stderr, "\r%s%s%s\033[K", !p->color ? "" : p->warnings > 0 ? "\033[33m" : "\033[36m", text,
-                p->color ? "\033[0m" : "");
+    compose(line, terminal ? window_width() - 1 : (int)sizeof text, text, sizeof text);
+    if (terminal)
+        fprintf(stderr, "\r%s%s%s\033[K", color == NULL ? "" : color, text, color == NULL ? "" : "\033[0m");
     else
         fprintf(stderr, "%s\n", text);
     (void)fflush(stderr);
+}
+
+static void draw(progress *p)
+{
+    parts line;
+    p->shown = now_seconds();
+    p->told_step = p->step;
+    collect(p, &line);
+    print_parts(&line, p->terminal, !p->color ? NULL : p->warnings > 0 ? WARNING : CALM);
     p->drawn = p->terminal;
 }
 
-static bool is_due(const progress *p)
+/* Whether so much time has passed since the last line. */
+static bool is_time(bool terminal, double started, double shown)
 {
     const double now = now_seconds();
-    if (p->told_step < 0)
-        return true;
-    return now - p->shown >= (p->terminal ? REDRAW_SECONDS : now - p->started < LATE ? PLAIN_SECONDS : LATE_PLAIN_SECONDS);
+    return now - shown >= (terminal ? REDRAW_SECONDS : now - started < LATE ? PLAIN_SECONDS : LATE_PLAIN_SECONDS);
 }
 
 void progress_step(progress *p, const qs_step_info *info, double seconds)
@@ -201,7 +215,7 @@ void progress_step(progress *p, const qs_step_info *info, double seconds)
     p->step_seconds = p->step_seconds <= 0.0 ? seconds : TIME_DECAY * p->step_seconds + (1.0 - TIME_DECAY) * seconds;
     p->last_flips = info->flips;
     p->flips = p->flips || info->flips > 0.0;
-    if (is_due(p))
+    if (p->told_step < 0 || is_time(p->terminal, p->started, p->shown))
         draw(p);
 }
 
@@ -239,4 +253,47 @@ void progress_end(progress *p)
         fputc('\n', stderr);
     p->drawn = false;
     p->weight = 0.0;
+}
+
+/* ---- bytes ----------------------------------------------------------------------------------------------------- */
+
+void byte_progress_start(byte_progress *p)
+{
+    memset(p, 0, sizeof *p);
+    p->terminal = is_terminal();
+    p->color = p->terminal && is_coloured();
+    p->started = now_seconds();
+}
+
+static void draw_bytes(byte_progress *p)
+{
+    parts line = {.count = 0};
+    char done[16], total[16], text[32];
+    const double share = p->total > 0 ? (double)p->done / (double)p->total : 1.0, seconds = now_seconds() - p->started;
+    p->shown = now_seconds();
+    add(&line, 0, "%3.0f%%", floor(100.0 * share));
+    if (p->terminal)
+        add_bar(&line, 4, share);
+    add(&line, 1, "%s of %s", human_bytes((double)p->done, done), human_bytes((double)p->total, total));
+    add(&line, 3, "%s/s", human_bytes((double)p->done / seconds, text));
+    add(&line, 2, "left %s", human_time(seconds * (1.0 - share) / share, text));
+    print_parts(&line, p->terminal, p->color ? CALM : NULL);
+    p->drawn = p->terminal;
+}
+
+void byte_progress_show(byte_progress *p, uint64_t done, uint64_t total)
+{
+    p->done = done;
+    p->total = total;
+    if (done > 0 && is_time(p->terminal, p->started, p->shown > 0.0 ? p->shown : p->started))
+        draw_bytes(p);
+}
+
+void byte_progress_end(byte_progress *p)
+{
+    if (p->drawn)
+        draw_bytes(p);
+    if (p->drawn)
+        fputc('\n', stderr);
+    p->drawn = false;
 }

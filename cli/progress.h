@@ -43,4 +43,19 @@ void progress_say(progress *p, const char *format, ...) __attribute__((format(pr
 /* Draws the last state and leaves the line; does nothing the second time. */
 void progress_end(progress *p);
 
+/* The same for bytes that are written: how many, how fast, how long it will take. */
+typedef struct byte_progress {
+    bool terminal, color, drawn;
+    uint64_t done, total;
+    double started, shown;    /* clock; shown 0: not yet */
+} byte_progress;
+
+void byte_progress_start(byte_progress *p);
+
+/* After every piece; draws where it is due. */
+void byte_progress_show(byte_progress *p, uint64_t done, uint64_t total);
+
+/* Leaves the line. */
+void byte_progress_end(byte_progress *p);
+
 #endif

@@ -42,7 +42,34 @@ int settings_model(const options *o, qs_model_config *config)
                                           "--ffn, --ctx or --rank");
 }
 
-void settings_training(const options *o, qs_train_options *training)
+void settings_list_presets(FILE *out)
+{
+    fprintf(out, "\nPresets:\n");
+    for (int i = 0; i < qs_model_preset_count(); i++) {
+        char weights[16], bytes[16];
+        qs_model_config c;
+        qs_model_size size;
+        qs_model_config_default(&c);
+        if (qs_model_preset(qs_model_preset_name(i), &c) == QS_OK && qs_model_config_resolve(&c) == QS_OK &&
+            qs_model_size_of(&c, &size) == QS_OK)
+            fprintf(out,
+                    "  %-8s %3lld layers, %5lld wide, ffn %5lld, %2lld heads, %2lld kv heads, ctx %4lld: %s weights in %s\n",
+                    qs_model_preset_name(i), (long long)c.layers, (long long)c.dim, (long long)c.ffn, (long long)c.heads,
+                    (long long)c.kv_heads, (long long)c.ctx, human_count((double)size.packed_weights, weights),
+                    human_bytes((double)size.packed_bytes, bytes));
+    }
+}
+
+/* The fewest parts of which none has more weights than asked for. */
+static int64_t active_parts(const option_value *v, const qs_model_config *model)
+{
+    qs_model_size size;
+    if (!v[OPT_ACTIVE_PARAMS].given || qs_model_size_of(model, &size) != QS_OK)
+        return v[OPT_ACTIVE_PARTS].integer;
+    return (size.packed_weights + v[OPT_ACTIVE_PARAMS].integer - 1) / v[OPT_ACTIVE_PARAMS].integer;
+}
+
+void settings_training(const options *o, const qs_model_config *model, qs_train_options *training)
 {
     const option_value *v = o->value;
     qs_train_options_default(training);
@@ -68,9 +95,12 @@ void settings_training(const options *o, qs_train_options *training)
     training->clip = v[OPT_CLIP].real;
     training->density_start = v[OPT_DENSITY_START].real;
     training->density_end = v[OPT_DENSITY_END].real;
-    training->active_parts = v[OPT_ACTIVE_PARTS].integer;
+    training->active_parts = active_parts(v, model);
+    training->full_backward = (int32_t)v[OPT_FULL_BACKWARD].integer;
     training->sweeps = v[OPT_SWEEPS].integer;
     training->active_by = (qs_active_by)v[OPT_ACTIVE_BY].integer;
+    if (!v[OPT_ACTIVE_BY].given && (v[OPT_IN_PLACE].integer != 0 || v[OPT_ACTIVE_PARAMS].given))
+        training->active_by = QS_ACTIVE_BY_BLOCKS;   /* what rests need not be computed back through */
     training->active_order = (qs_active_order)v[OPT_ACTIVE_ORDER].integer;
     training->health_window = v[OPT_HEALTH].given ? v[OPT_HEALTH].integer : -1;
 }
@@ -81,8 +111,14 @@ int settings_check_use(const options *o)
     const option_id by_parts[] = {OPT_ACTIVE_BY, OPT_ACTIVE_ORDER};
     if (v[OPT_RANK].given && v[OPT_OPTIMIZER].integer != QS_OPTIMIZER_LORA)
         return fail_usage(o->command->name, "--rank is for --optimizer lora, which has adapters; leave it away");
+    if (v[OPT_ACTIVE_PARAMS].given && v[OPT_ACTIVE_PARTS].given)
+        return fail_usage(o->command->name, "--active-params and --active-parts say the same in two ways; leave one of them away");
+    if (v[OPT_IN_PLACE].integer != 0 && !v[OPT_FROM].given)
+        return fail_usage(o->command->name, "--in-place trains the model of --from; add --from MODEL, such as one of qsbits init");
+    if (v[OPT_IN_PLACE].integer != 0 && v[OPT_OPTIMIZER].integer != QS_OPTIMIZER_FSM)
+        return fail_usage(o->command->name, "--in-place is for --optimizer fsm, which needs no copy of the weights; leave it away");
     for (int i = 0; i < 2; i++)
-        if (v[by_parts[i]].given && v[OPT_ACTIVE_PARTS].integer <= 1)
+        if (v[by_parts[i]].given && v[OPT_ACTIVE_PARTS].integer <= 1 && !v[OPT_ACTIVE_PARAMS].given)
             return fail_usage(o->command->name, "--%s is for more than one part; add --active-parts or leave it away",
                               options_row(by_parts[i])->name);
     return 0;
@@ -163,7 +199,7 @@ json_t *settings_options(const options *o, const char *data)
     return object;
 }
 
-static json_t *model_json(const qs_model_config *c)
+json_t *settings_model_json(const qs_model_config *c)
 {
     return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b, s:b, s:b, s:b, s:I, s:f, s:f}", "vocab", (json_int_t)c->vocab,
                      "layers", (json_int_t)c->layers, "dim", (json_int_t)c->dim, "heads", (json_int_t)c->heads, "kv_heads",
@@ -172,7 +208,7 @@ static json_t *model_json(const qs_model_config *c)
                      "lora_rank", (json_int_t)c->lora_rank, "rope_theta", c->rope_theta, "norm_eps", c->norm_eps);
 }
 
-/* Integers of model_json; switches are numbers in checkpoints. */
+/* Integers of settings_model_json; switches are numbers in checkpoints. */
 #define MODEL_INTEGERS(X) \
     X(vocab) X(layers) X(dim) X(heads) X(kv_heads) X(head_dim) X(ffn) X(ctx) X(qk_norm) X(sub_norm) X(tied) X(dense)
 
@@ -207,7 +243,7 @@ static json_t *training_json(const qs_train_options *t)
 {
     return json_pack(
         "{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:b, s:I, s:f, s:f, s:f, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:i, s:I, s:I, "
-        "s:s, s:s, s:I}",
+        "s:s, s:s, s:I, s:b}",
         "optimizer", options_choice_text(OPT_OPTIMIZER, t->optimizer), "fsm_state",
         options_choice_text(OPT_FSM_STATE, t->fsm), "fsm_recipe", options_choice_text(OPT_FSM_RECIPE, t->recipe), "precision",
         qs_precision_name(t->precision), "schedule",
@@ -218,14 +254,14 @@ static json_t *training_json(const qs_train_options *t)
         "amplitude_start", t->amplitude_start, "amplitude_end", t->amplitude_end, "sticky", t->sticky, "active_parts",
         (json_int_t)t->active_parts, "sweeps", (json_int_t)t->sweeps, "active_by", options_choice_text(OPT_ACTIVE_BY, t->active_by),
         "active_order", options_choice_text(OPT_ACTIVE_ORDER, t->active_order), "health_window",
-        (json_int_t)t->health_window);
+        (json_int_t)t->health_window, "full_backward", t->full_backward);
 }
 
 json_t *settings_config(const options *o, const char *data, const qs_text_info *text, const qs_model_config *model,
                         const qs_train_options *training)
 {
     return json_pack("{s:s, s:o, s:o, s:o, s:{s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:s}}", "qsbits", qs_version(), "options",
-                     settings_options(o, data), "model", model_json(model), "training", training_json(training), "text",
+                     settings_options(o, data), "model", settings_model_json(model), "training", training_json(training), "text",
                      "tokens", (json_int_t)text->tokens, "train_tokens", (json_int_t)text->train_tokens, "val_tokens",
                      (json_int_t)text->val_tokens, "files", (json_int_t)text->files, "skipped", (json_int_t)text->skipped,
                      "entropy0", text->entropy0, "entropy1", text->entropy1, "hash", text->hash);

@@ -7,8 +7,11 @@
 /* Shape of --preset with the options that override it; not resolved. 0 or an exit code after a message. */
 int settings_model(const options *o, qs_model_config *config);
 
+/* The presets and what they hold, for help pages. */
+void settings_list_presets(FILE *out);
+
 /* Training options; automatic fields are left automatic. */
-void settings_training(const options *o, qs_train_options *training);
+void settings_training(const options *o, const qs_model_config *model, qs_train_options *training);
 
 /* Takes every setting that is not given from a JSON object (borrowed; its strings are used as long as o is): either the "options"
  * of a config.json, or the object itself. Values are texts, numbers or true and false. Settings of other commands are passed
@@ -20,6 +23,9 @@ int settings_read(options *o, const char *path, json_t **out);
 
 /* The model that "model" of config.json, or of a checkpoint's config, describes; resolved. False where it describes none. */
 bool settings_model_from_json(const json_t *model, qs_model_config *config);
+
+/* A model as "model" of config.json (new reference). */
+json_t *settings_model_json(const qs_model_config *config);
 
 /* Refuses (64, after a message) options that would decide nothing: --rank without lora, those of parts without parts. */
 int settings_check_use(const options *o);

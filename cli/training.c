@@ -30,6 +30,7 @@ static int complete_options(training *t, const options *o)
     if (code == 0 && o->value[OPT_RESUME].given)
         code = run_folder_read_config(&t->folder, &t->files[1]);
     t->from_told = t->o.value[OPT_FROM].given;
+    t->in_place = t->o.value[OPT_IN_PLACE].integer != 0;
     if (code == 0 && t->files[1] != NULL)
         code = settings_merge(&t->o, t->files[1], t->folder.config);
     if (code == 0 && !t->o.value[OPT_DATA].given)
@@ -80,7 +81,9 @@ static int read_settings(training *t)
         code = origin_model(&t->o, &t->from, &t->model);
     if (code != 0)
         return code;
-    settings_training(&t->o, &t->settings);
+    settings_training(&t->o, &t->model, &t->settings);
+    if (t->in_place)
+        t->settings.health_window = 0;   /* a record of all rows would not fit where the rows do not */
     const qs_status status = qs_train_options_resolve(&t->settings, &t->model);
     if (status != QS_OK)
         return fail_library(NAME, status, NULL);
@@ -120,12 +123,20 @@ static qs_status evaluate(const training *t, qs_text *text, int64_t windows, dou
     return qs_model_evaluate(qs_trainer_model(t->trainer), text, windows, evaluation_batch(t), loss, tokens);
 }
 
+static qs_status open_in_place(training *t)
+{
+    qs_stream_options stream;
+    qs_stream_options_default(&stream);
+    stream.slots = t->o.value[OPT_SLOTS].integer;
+    return qs_trainer_create_in_place(t->context, t->from.path, &stream, t->model.ctx, &t->settings, t->text, &t->trainer);
+}
+
 /* Everything that can be refused is, before the first file is written: a window is evaluated too. */
 static int create_trainer(training *t)
 {
     double loss = 0.0;
-    qs_status status = qs_trainer_create(t->context, &t->model, &t->settings, t->text, &t->trainer);
-    if (status == QS_OK)
+    qs_status status = t->in_place ? open_in_place(t) : qs_trainer_create(t->context, &t->model, &t->settings, t->text, &t->trainer);
+    if (status == QS_OK && !t->in_place)
         status = origin_start(&t->from, t->trainer);
     if (status == QS_OK)
         status = evaluate(t, t->text, 1, &loss, NULL);
@@ -316,6 +327,18 @@ static bool save_is_due(const training *t, int64_t step)
     return t->save_steps > 0 && step % t->save_steps == 0;
 }
 
+/* A phase is over: what it has trained goes into the model's file. The checkpoint comes first, from which a killed merge is finished. */
+static int merge(training *t)
+{
+    int code = save(t);
+    if (code != 0)
+        return code;
+    const qs_status status = qs_trainer_merge(t->trainer);
+    return status == QS_OK ? 0
+                           : fail_run(t, status, "free space or permissions are missing; the model is as before this phase, go on with "
+                                                 "--resume");
+}
+
 static int one_step(training *t)
 {
     qs_step_info info;
@@ -334,6 +357,8 @@ static int one_step(training *t)
         code = validate_on_the_way(t);
     if (code == 0 && save_is_due(t, info.step))
         code = save(t);
+    if (code == 0 && qs_trainer_must_merge(t->trainer))
+        code = merge(t);
     return code;
 }
 

@@ -147,6 +147,19 @@ ssize_t __wrap_write(int fd, const void *data, size_t bytes)
     return done;
 }
 
+ssize_t __real_pwrite(int fd, const void *data, size_t bytes, off_t at);
+ssize_t __wrap_pwrite(int fd, const void *data, size_t bytes, off_t at);
+ssize_t __wrap_pwrite(int fd, const void *data, size_t bytes, off_t at)
+{
+    const bool struck = strikes(CALLS_FILL);
+    if (struck && fault.kind == FAULT_ERROR)
+        return -1;
+    const ssize_t done = __real_pwrite(fd, data, struck ? (bytes + 1) / 2 : bytes, at);
+    if (struck && fault.kind == FAULT_DIE_AFTER)
+        _exit(FAULT_DIED);
+    return done;
+}
+
 /* Only the status matters: these tests cut no power, and thousands of true syncs would take minutes. */
 int __wrap_fsync(int fd);
 int __wrap_fsync(int fd)

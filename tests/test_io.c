@@ -14,7 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
-#include "qsbits/checkpoint.h"
+#include "io/checkpoint_write.h"
 
 enum { PATH = 512, PATHS = 100, MAX_FILE = 1 << 17 };
 
@@ -445,7 +445,7 @@ static void test_hostile_manifest(void **state)
     static const struct { const char *from, *to; qs_status status; const char *text; } cases[] = {
         {"\"format_version\": 1", "\"format_version\": 2", QS_ERR_VERSION, "format version 2"},
         {"\"format_version\": 1", "\"format_version\": \"1\"", QS_ERR_FORMAT, "no format_version"},
-        {"\"kind\": \"full\"", "\"kind\": \"delta\"", QS_ERR_UNSUPPORTED, "delta"},
+        {"\"kind\": \"full\"", "\"kind\": \"delta\"", QS_ERR_FORMAT, "a delta has a base"},
         {"\"kind\": \"full\"", "\"kind\": \"x\\u001b[2J\"", QS_ERR_VERSION, "unknown kind 'x?[2J'"},
         {"\"kind\": \"full\"", "\"kind\": \"full\", \"kind\": \"full\"", QS_ERR_CORRUPT, "duplicate"},
         {"\"step\": 3", "\"step\": -3", QS_ERR_FORMAT, "no config and step"},
@@ -664,7 +664,8 @@ static void test_write_arguments(void **state)
     expect(qs_checkpoint_write(NULL, folder, order, 2, fetch, &s, manifest_fields), QS_ERR_ARG, "out of order");
     static const struct { const char *manifest, *text; } manifests[] = {
         {NULL, "needs a manifest"}, {"{", "manifest, line"}, {"[]", "manifest object"}, {"{}", "config"},
-        {"{\"step\":1,\"config\":{},\"kind\":\"delta\"}", "kind"},
+        {"{\"step\":1,\"config\":{},\"kind\":\"half\"}", "kind"},
+        {"{\"step\":1,\"config\":{},\"kind\":\"delta\"}", "a delta has a base"},
         {"{\"step\":1,\"config\":{},\"format_version\":2}", "format_version"},
         {"{\"step\":1,\"config\":{},\"files\":{}}", "added by the writer"},
         {"{\"step\":-1,\"config\":{}}", "step"},
@@ -791,6 +792,129 @@ static void test_latest(void **state)
     qs_checkpoint_close(&c);
     assert_int_equal(remove(at("run/step-00000002/manifest.json")), 0);
     expect(qs_checkpoint_latest(NULL, at("run"), found, sizeof found, NULL, NULL), QS_ERR_NOINPUT, "is whole");
+}
+
+/* ---- rows on top of another checkpoint ---------------------------------------------------------------------------- */
+
+#define BASE "0123456789abcdef0123456789abcdef"
+static const qs_saved_tensor rows[] = {
+    {"model.embed_tokens.weight", QS_F32, 2, {5, 32, 0}, 0, 0},                          /* whole, without a range */
+    {"model.layers.0.self_attn.q_proj.weight", QS_W1, 2, {10, 1, 0}, 0, 1},
+    {"model.layers.0.self_attn.q_proj.weight_scale", QS_F16, 1, {10, 0, 0}, 0, 1},
+    {"model.norm.weight", QS_F32, 1, {32, 0, 0}, 0, 3},                                  /* whole, with a range */
+    {"model.layers.0.self_attn.q_proj.weight_state", QS_C4, 3, {10, 4, 1}, 1, 1},
+};
+static const char ranges[] = "{\"tensor\": \"model.layers.0.self_attn.q_proj.weight_scale\", \"first_row\": 20, \"rows\": 10},"
+                             "{\"tensor\": \"model.layers.0.self_attn.q_proj.weight\", \"first_row\": 20, \"rows\": 10},"
+                             "{\"tensor\": \"model.layers.0.self_attn.q_proj.weight_state\", \"first_row\": 0, \"rows\": 10},"
+                             "{\"tensor\": \"model.norm.weight\", \"first_row\": 0, \"rows\": 32}";
+
+static qs_status save_delta(const char *folder, const char *base, const char *list)
+{
+    char text[2048];
+    source s = {-1, 0};
+    snprintf(text, sizeof text, "{\"step\": 4, \"config\": {\"layers\": 2}, \"kind\": \"delta\", \"base\": \"%s\", \"ranges\": [%s]}",
+             base, list);
+    return qs_checkpoint_write(NULL, folder, rows, sizeof rows / sizeof *rows, fetch, &s, text);
+}
+
+static qs_status check_delta(const char *path)
+{
+    qs_checkpoint *c = NULL;
+    qs_status status = qsi_checkpoint_open_delta(NULL, path, &c);
+    if (status == QS_OK)
+        status = qs_checkpoint_verify(c);
+    qs_checkpoint_close(&c);
+    return status;
+}
+
+static void test_delta(void **state)
+{
+    (void)state;
+    qs_checkpoint *c = NULL;
+    qs_tensor_info info;
+    assert_int_equal(save_delta(at("delta"), BASE, ranges), QS_OK);
+    expect(check(at("delta")), QS_ERR_UNSUPPORTED, "a delta checkpoint");
+    assert_non_null(strstr(qs_last_error(), BASE));
+    assert_int_equal(check_delta(at("delta")), QS_OK);
+    assert_int_equal(qsi_checkpoint_open_delta(NULL, at("delta"), &c), QS_OK);
+    assert_int_equal(qs_checkpoint_count(c), sizeof rows / sizeof *rows);
+    assert_int_equal(qs_checkpoint_tensor(c, qs_checkpoint_find(c, rows[1].name), &info), QS_OK);
+    assert_true(info.rows == 10 && info.cols == 32 && info.format == QS_W1);
+    qs_checkpoint_close(&c);
+    assert_int_equal(qs_checkpoint_open(NULL, at("delta/model.safetensors"), &c), QS_OK);
+    expect(qs_checkpoint_check_model(c), QS_ERR_FORMAT, "rows of a delta");
+    qs_checkpoint_close(&c);
+    assert_int_equal(save(at("full"), 0), QS_OK);
+    assert_int_equal(check_delta(at("full")), QS_OK);
+    assert_int_equal(save_delta(at("whole"), BASE, ""), QS_OK);   /* no ranges: all tensors are whole */
+    assert_int_equal(check_delta(at("whole")), QS_OK);
+}
+
+static void test_delta_arguments(void **state)
+{
+    (void)state;
+    static const struct { const char *base, *list, *text; } cases[] = {
+        {"0123", ranges, "a delta has a base"},
+        {"0123456789ABCDEF0123456789ABCDEF", ranges, "a delta has a base"},
+        {BASE, "1", "range 0 has no tensor"},
+        {BASE, "{\"tensor\": \"model.norm.weight\", \"first_row\": 0}", "range 0 has no tensor"},
+        {BASE, "{\"tensor\": \"model.norm.weight\", \"first_row\": -1, \"rows\": 32}", "range 0 has no tensor"},
+        {BASE, "{\"tensor\": \"model.norm.weight\", \"first_row\": 0, \"rows\": 0}", "range 0 has no tensor"},
+        {BASE, "{\"tensor\": \"model.norm.weight\", \"first_row\": 9223372036854775800, \"rows\": 32}", "range 0 has no tensor"},
+        {BASE, "{\"tensor\": \"model.norm.weight\", \"first_row\": 0, \"rows\": 31}", "has 32 rows, its range 31"},
+        {BASE, "{\"tensor\": \"model.norm.bias\", \"first_row\": 0, \"rows\": 32}", "1 of 1 ranges"},
+        {BASE, "{\"tensor\": \"model.norm.weight\", \"first_row\": 0, \"rows\": 32},"
+               "{\"tensor\": \"model.norm.weight\", \"first_row\": 32, \"rows\": 32}", "two ranges of tensor 'model.norm.weight'"},
+    };
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++)
+        expect(save_delta(at("bad"), cases[k].base, cases[k].list), QS_ERR_ARG, cases[k].text);
+    assert_false(exists(at("bad")) || exists(at("bad.tmp")));
+}
+
+static void test_delta_hostile(void **state)
+{
+    (void)state;
+    static const struct { const char *from, *to; qs_status status; const char *text; } cases[] = {
+        {"\"base\": \"0123", "\"base\": \"012", QS_ERR_FORMAT, "a delta has a base"},
+        {"\"base\":", "\"bass\":", QS_ERR_FORMAT, "a delta has a base"},
+        {"\"ranges\": [", "\"ranges\": 3, \"r\": [", QS_ERR_FORMAT, "a delta has a base"},
+        {"\"rows\": 32", "\"rows\": 33", QS_ERR_FORMAT, "has 32 rows, its range 33"},
+        {"\"rows\": 32", "\"rows\": 9223372036854775807", QS_ERR_FORMAT, "its range 9223372036854775807"},
+        {"\"rows\": 32", "\"rows\": \"32\"", QS_ERR_FORMAT, "range 3 has no tensor"},
+        {"\"tensor\": \"model.norm.weight\"", "\"tensor\": \"pad.0\"", QS_ERR_FORMAT, "which is not there"},
+        {"\"tensor\": \"model.norm.weight\"", "\"tensor\": \"model.layers.0.self_attn.q_proj.weight\"", QS_ERR_FORMAT, "two ranges"},
+    };
+    static char original[MAX_FILE];
+    assert_int_equal(save_delta(at("trick"), BASE, ranges), QS_OK);
+    const char *path = at("trick/manifest.json");
+    original[get(path, (uint8_t *)original)] = '\0';
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        edit_manifest(path, original, cases[k].from, cases[k].to);
+        expect(check_delta(at("trick")), cases[k].status, cases[k].text);
+        assert_int_not_equal(check(at("trick")), QS_OK);
+    }
+}
+
+/* The run of a model that is trained in place. */
+static void test_delta_latest(void **state)
+{
+    (void)state;
+    static uint8_t bytes[MAX_FILE];
+    char found[PATH];
+    skips s = {0, ""};
+    assert_int_equal(mkdir(at("inplace"), 0777), 0);
+    assert_int_equal(save_delta(at("inplace/step-00000003"), BASE, ranges), QS_OK);
+    assert_int_equal(save_delta(at("inplace/step-00000004"), BASE, ranges), QS_OK);
+    assert_int_equal(qs_checkpoint_latest(NULL, at("inplace"), found, sizeof found, on_skip, &s), QS_OK);
+    assert_string_equal(found, at("inplace/step-00000004"));
+    expect(check(at("inplace")), QS_ERR_UNSUPPORTED, "step-00000004 is a delta");
+    const size_t n = get(at("inplace/step-00000004/model.safetensors"), bytes);
+    bytes[n - 1] ^= 1;
+    put(at("inplace/step-00000004/model.safetensors"), bytes, n);
+    assert_int_equal(qs_checkpoint_latest(NULL, at("inplace"), found, sizeof found, on_skip, &s), QS_OK);
+    assert_string_equal(found, at("inplace/step-00000003"));
+    assert_int_equal(s.count, 1);
 }
 
 static void log_line(void *user, qs_log_level level, const char *text)
@@ -940,6 +1064,10 @@ int main(void)
         cmocka_unit_test(test_write_failures),
         cmocka_unit_test(test_replace),
         cmocka_unit_test(test_latest),
+        cmocka_unit_test(test_delta),
+        cmocka_unit_test(test_delta_arguments),
+        cmocka_unit_test(test_delta_hostile),
+        cmocka_unit_test(test_delta_latest),
         cmocka_unit_test(test_context),
         cmocka_unit_test(test_fuzz_header),
         cmocka_unit_test(test_fuzz_manifest),

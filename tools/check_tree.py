@@ -20,16 +20,16 @@ LAYERS = {
     "src/cpu": ["core/"],
     "src/io": ["core/"],
     "src/quant": ["core/"],
-    "src/model": ["core/", "io/"],
-    "src/stream": ["core/", "io/", "model/"],
+    "src/stream": ["core/", "io/"],
+    "src/model": ["core/", "io/", "stream/"],
     "src/train": ["core/", "io/", "model/", "stream/"],
     "cli": [],
     "examples": [],
     "backends": [],
     "python": [],
     "bench": ["cpu/kernels.h"],
-    # Internal functions of the core and of file formats are tested directly; kernels only through their table.
-    "tests": ["core/", "io/", "cpu/kernels.h", "cpu/kernels.def", "cli/"],
+    # Internal functions of the core, of file formats and of streams are tested directly; kernels only through their table.
+    "tests": ["core/", "io/", "stream/", "cpu/kernels.h", "cpu/kernels.def", "cli/"],
 }
 TOPS = ("include", "src", "cli", "backends", "python", "tests", "bench", "examples", "tools", "scripts")
 VENDORS = re.compile(r"(?<![a-z])(cuda|cublas|nvidia|opencl|sycl|oneapi|rocm|vulkan|hip(?![a-z])|directml)", re.I)

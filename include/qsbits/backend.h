@@ -20,7 +20,7 @@ typedef struct qs_host_api {
     uint32_t abi_major, abi_minor;
     /* Records the detail text of a failure of the calling thread; format as printf. */
     void (*fail)(const char *format, ...);
-    /* Books bytes (negative: gives back) under a tag of the context. NOMEM when a budget would be exceeded. */
+    /* Books bytes of device memory (negative: gives back) under a tag of the context. NOMEM when its budget would be exceeded. */
     qs_status (*account)(qs_context *context, qs_memory_tag tag, int64_t bytes);
     /* The device pointer of a view's first byte: what alloc returned for its buffer plus the view's offset. */
     void *(*view_data)(const qs_view *view);

@@ -29,6 +29,8 @@ typedef struct qs_options {
     const char *backend_dir; /* absolute folder of plugins; NULL = $QSBITS_BACKEND_DIR or the library's folder */
     qs_log_fn *log;          /* NULL: silent */
     void *log_user;
+    uint64_t ram_budget;     /* bytes that may be booked in host memory at a time; 0: no limit */
+    uint64_t device_budget;  /* and in device memory. The CPU's device memory is RAM as well, but a pool of its own */
 } qs_options;
 
 QS_API void qs_options_default(qs_options *options);
@@ -73,6 +75,8 @@ QS_API QS_CHECK qs_status qs_backend_list(const char *backend_dir, qs_backend_fn
     X(GRADIENTS,   "gradients")    /* of floats and row scales; dense or T2 ones of matrices (baselines, literal) */ \
     X(WORKSPACE,   "workspace")    /* scratch of kernels */ \
     X(KV_CACHE,    "kv-cache") \
+    X(ACTIVE,      "active")       /* rows that train in a phase of a streamed model: weights and fp16 scales */ \
+    X(SLOTS,       "slots")        /* device buffers through which slabs of a streamed model pass */ \
     X(DATA,        "data")         /* text and token windows */ \
     X(IO,          "io")           /* buffers for files */ \
     X(OTHER,       "other")
@@ -84,13 +88,21 @@ typedef enum qs_memory_tag {
     QS_MEMORY_TAGS
 } qs_memory_tag;
 
+/* Where memory lies: the host's, or the device's (buffers and scratch of kernels). Each has a budget of its own; an allocation that
+ * would exceed it fails with NOMEM, whose text names the pool, what is booked and what was asked for. */
+typedef enum qs_memory_pool { QS_POOL_RAM, QS_POOL_DEVICE, QS_MEMORY_POOLS } qs_memory_pool;
+
 typedef struct qs_memory_usage {
     uint64_t current_bytes;
     uint64_t peak_bytes;
     uint64_t allocations;    /* how many allocations were ever made; constant over a steady-state step */
 } qs_memory_usage;
 
-/* The account of one tag, or of all together for tag = QS_MEMORY_TAGS (its peak is that of the sum). */
+/* The account of one tag in one pool (QS_MEMORY_POOLS: in both), or of all tags together for tag = QS_MEMORY_TAGS. A peak is that of
+ * the sum asked for. */
+QS_API void qs_memory_in(const qs_context *context, qs_memory_pool pool, qs_memory_tag tag, qs_memory_usage *usage);
+
+/* The same in both pools together. */
 QS_API void qs_memory(const qs_context *context, qs_memory_tag tag, qs_memory_usage *usage);
 QS_API const char *qs_memory_tag_name(qs_memory_tag tag);
 

@@ -60,6 +60,17 @@ typedef struct qs_model qs_model;
  * Errors: as qs_model_config_resolve; NOMEM; DEVICE. */
 QS_API QS_CHECK qs_status qs_model_create(qs_context *context, const qs_model_config *config, uint64_t seed, qs_model **out);
 
+/* Receives how many of the bytes are done; anything but 0 stops the writing, which then fails with CANCELLED. */
+typedef int qs_progress_fn(void *user, uint64_t done, uint64_t total);
+
+/* Writes the model that qs_model_create(config, seed) would make as a checkpoint of step 0 without training state (docs/format.md),
+ * tensor by tensor: no more than the largest one is held in memory, so a model may be larger than that. The same bytes for every
+ * thread count. folder is new or empty; it comes to be whole or, after any failure, not at all. progress may be NULL.
+ * Errors: as qs_model_config_resolve; CREATE (something stands there); IO (too little space, told before anything is written;
+ * failed writes); CANCELLED; NOMEM. */
+QS_API QS_CHECK qs_status qs_model_write_new(qs_context *context, const qs_model_config *config, uint64_t seed, const char *folder,
+                                             qs_progress_fn *progress, void *user);
+
 /* Opens a run folder (its newest valid checkpoint), a checkpoint folder, or a model.safetensors inside one.
  * Errors: NOINPUT, FORMAT, CORRUPT, VERSION, NOMEM; the text names the file. */
 QS_API QS_CHECK qs_status qs_model_open(qs_context *context, const char *path, qs_model **out);

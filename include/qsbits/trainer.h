@@ -52,7 +52,8 @@ typedef struct qs_train_options {
     int64_t micro_batch;       /* sequences at a time; 0 = batch. micro_batch * ctx must be a multiple of 256 unless = batch;
                                   memory only, the trained bytes are the same */
     int32_t recompute;         /* 1: keep only block inputs and recompute the rest; memory only, the same bytes */
-    int32_t reserved0;         /* 0 */
+    int32_t full_backward;     /* 1: the backward pass always goes down to block 0; 0 (default): to the lowest block in which a row is
+                                  active, and the embedding and the norms below it rest */
     uint64_t seed;
     double lr;                 /* float parameters; <= 0: the searched rate of the optimizer (docs/learning.md) */
     double matrix_lr;          /* latents (ste), dense weights (adamw), adapters (lora; B of them twice that), share of a new gradient
@@ -90,6 +91,44 @@ typedef struct qs_trainer qs_trainer;
 QS_API QS_CHECK qs_status qs_trainer_create(qs_context *context, const qs_model_config *config, const qs_train_options *options,
                                             qs_text *text, qs_trainer **out);
 QS_API void qs_trainer_free(qs_trainer **trainer);
+
+/* ---- in place ------------------------------------------------------------------------------------------------------- */
+
+/* How the blocks of a model that stays in its file reach the device. */
+typedef struct qs_stream_options {
+    size_t struct_size;        /* set by qs_stream_options_default */
+    int64_t slots;             /* device buffers of one block each, at least 2; default 3 */
+    uint64_t ram_bytes;        /* host memory for blocks, at least two of them; 0 (default): for all, or what the RAM budget leaves */
+} qs_stream_options;
+
+QS_API void qs_stream_options_default(qs_stream_options *options);
+
+/* A run that trains the model in `folder` (of qs_model_write_new, without training state) in place and phase by phase: only the rows of a
+ * phase, their state and the float parameters are in memory; the blocks stream from the file through slots. fsm only, active_by
+ * blocks or rows; health is not measured. ctx: 0 = the model's. The file does not change within a phase: checkpoints are deltas, and
+ * qs_trainer_merge writes the rows of a phase that is over into it. The folder is locked as long as the trainer lives. Trained bytes
+ * are those of a resident run that starts from the same model. Errors: as qs_trainer_create and qs_checkpoint_open; ARG (optimizer,
+ * a model with state, locked by another process), NOMEM (budget: names the pool). */
+QS_API QS_CHECK qs_status qs_trainer_create_in_place(qs_context *context, const char *folder, const qs_stream_options *stream,
+                                                     int64_t ctx, const qs_train_options *options, qs_text *text, qs_trainer **out);
+
+/* Whether the phase of the last step is over and its rows are not in the file yet. Save a checkpoint before merging: it is from
+ * there that a run goes on which is killed between the two. */
+QS_API int qs_trainer_must_merge(const qs_trainer *trainer);
+
+/* Writes the rows of the phase and the float parameters into the model file: after a crash at any moment the file is as before or as
+ * after. Nothing for other runs. qs_trainer_step does it by itself where the caller has not. Errors: IO (the model is as before). */
+QS_API QS_CHECK qs_status qs_trainer_merge(qs_trainer *trainer);
+
+/* What streaming took since the trainer exists; zero where nothing streams. */
+typedef struct qs_stream_stats {
+    int64_t blocks;            /* that passed */
+    int64_t from_slot, from_ram;   /* of them without a copy, without a read of the file */
+    uint64_t read_bytes, copied_bytes;
+    double read_seconds, copy_seconds, transfer_seconds;   /* transfer: a read or a copy was under way */
+    double wait_seconds;       /* in which training waited for a block */
+} qs_stream_stats;
+QS_API void qs_trainer_stream_stats(const qs_trainer *trainer, qs_stream_stats *stats);
 
 typedef struct qs_step_info {
     int64_t step;              /* steps done, this one included */

@@ -1,44 +1,89 @@
-/* accounts.c - the memory accounts of a context. Booked by every allocation of the library and by backends for their
- * scratch; a positive booking counts as one allocation. */
+/* accounts.c - the memory accounts of a context, by pool and tag. Booked by every allocation of the library and by backends for
+ * their scratch; a positive booking counts as one allocation. */
 #include <string.h>
 #include "core/objects.h"
 
-static void tally_book(qsi_tally *tally, int64_t bytes)
+static const char *const pool_names[QS_MEMORY_POOLS] = {"RAM", "device"};
+
+static void raise_peak(qsi_tally *tally, int64_t now)
 {
-    int64_t now = atomic_fetch_add(&tally->current, bytes) + bytes;
     int64_t peak = atomic_load(&tally->peak);
     while (now > peak && !atomic_compare_exchange_weak(&tally->peak, &peak, now)) {
     }
+}
+
+static void tally_book(qsi_tally *tally, int64_t bytes)
+{
+    raise_peak(tally, atomic_fetch_add(&tally->current, bytes) + bytes);
     if (bytes > 0)
         atomic_fetch_add(&tally->allocations, 1);
 }
 
-qs_status qsi_account(qs_context *context, qs_memory_tag tag, int64_t bytes)
+/* The sum of a pool grows by bytes, unless that is more than its budget. */
+static qs_status pool_book(qs_context *context, qs_memory_pool pool, qs_memory_tag tag, int64_t bytes)
 {
-    if ((unsigned)tag >= QS_MEMORY_TAGS) {
-        qsi_fail_text("memory tag %d does not exist", (int)tag);
-        return QS_ERR_ARG;
+    qs_status status = QS_OK;
+    qsi_tally *tally = &context->tally[pool][QS_MEMORY_TAGS];
+    const int64_t before = atomic_fetch_add(&tally->current, bytes);
+    if (bytes > 0 && before > context->budget[pool] - bytes) {
+        atomic_fetch_sub(&tally->current, bytes);
+        QS_FAIL(QS_ERR_NOMEM, "%s needs %lld bytes more, but %lld of the %s budget of %lld bytes are taken; raise it or make the run "
+                "smaller", qs_memory_tag_name(tag), (long long)bytes, (long long)before, pool_names[pool],
+                (long long)context->budget[pool]);
     }
-    if (context) {
-        tally_book(&context->tally[tag], bytes);
-        tally_book(&context->tally[QS_MEMORY_TAGS], bytes);
-    }
-    return QS_OK;
+    raise_peak(tally, before + bytes);
+    if (bytes > 0)
+        atomic_fetch_add(&tally->allocations, 1);
+fail:
+    return status;
 }
 
-void qs_memory(const qs_context *context, qs_memory_tag tag, qs_memory_usage *usage)
+static qs_status book(qs_context *context, qs_memory_pool pool, qs_memory_tag tag, int64_t bytes)
+{
+    qs_status status = QS_OK;
+    if ((unsigned)tag >= QS_MEMORY_TAGS)
+        QS_FAIL(QS_ERR_ARG, "memory tag %d does not exist", (int)tag);
+    if (!context)
+        return QS_OK;
+    QS_TRY(pool_book(context, pool, tag, bytes));
+    tally_book(&context->tally[pool][tag], bytes);
+    tally_book(&context->tally[QS_MEMORY_POOLS][tag], bytes);
+    tally_book(&context->tally[QS_MEMORY_POOLS][QS_MEMORY_TAGS], bytes);
+fail:
+    return status;
+}
+
+qs_status qsi_account(qs_context *context, qs_memory_tag tag, int64_t bytes)
+{
+    return book(context, QS_POOL_RAM, tag, bytes);
+}
+
+qs_status qsi_account_device(qs_context *context, qs_memory_tag tag, int64_t bytes)
+{
+    return book(context, QS_POOL_DEVICE, tag, bytes);
+}
+
+int64_t qsi_budget(const qs_context *context, qs_memory_pool pool) { return context->budget[pool]; }
+
+void qs_memory_in(const qs_context *context, qs_memory_pool pool, qs_memory_tag tag, qs_memory_usage *usage)
 {
     memset(usage, 0, sizeof *usage);
-    if ((unsigned)tag > QS_MEMORY_TAGS)
+    if ((unsigned)tag > QS_MEMORY_TAGS || (unsigned)pool > QS_MEMORY_POOLS)
         return;
-    const qsi_tally *tally = &context->tally[tag];
+    const qsi_tally *tally = &context->tally[pool][tag];
     usage->current_bytes = (uint64_t)atomic_load(&tally->current);
     usage->peak_bytes = (uint64_t)atomic_load(&tally->peak);
     usage->allocations = (uint64_t)atomic_load(&tally->allocations);
 }
 
+void qs_memory(const qs_context *context, qs_memory_tag tag, qs_memory_usage *usage)
+{
+    qs_memory_in(context, QS_MEMORY_POOLS, tag, usage);
+}
+
 void qs_memory_reset_peak(qs_context *context)
 {
-    for (int i = 0; i <= QS_MEMORY_TAGS; i++)
-        atomic_store(&context->tally[i].peak, atomic_load(&context->tally[i].current));
+    for (int pool = 0; pool <= QS_MEMORY_POOLS; pool++)
+        for (int tag = 0; tag <= QS_MEMORY_TAGS; tag++)
+            atomic_store(&context->tally[pool][tag].peak, atomic_load(&context->tally[pool][tag].current));
 }

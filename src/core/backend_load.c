@@ -16,7 +16,7 @@ static void *host_view_data(const qs_view *view)
     return view->buffer ? (char *)view->buffer->memory + view->offset : NULL;
 }
 
-static const qs_host_api host = {sizeof host, QS_BACKEND_ABI_MAJOR, QS_BACKEND_ABI_MINOR, qsi_fail_text, qsi_account,
+static const qs_host_api host = {sizeof host, QS_BACKEND_ABI_MAJOR, QS_BACKEND_ABI_MINOR, qsi_fail_text, qsi_account_device,
                                  host_view_data};
 
 /* ---- refusing ---------------------------------------------------------------------------------------------------- */

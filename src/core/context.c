@@ -33,6 +33,8 @@ fail:
     return status;
 }
 
+static int64_t budget_of(uint64_t bytes) { return bytes == 0 || bytes > INT64_MAX ? INT64_MAX : (int64_t)bytes; }
+
 qs_status qs_open(qs_context **out, const qs_options *options)
 {
     qs_status status = QS_OK;
@@ -42,6 +44,8 @@ qs_status qs_open(qs_context **out, const qs_options *options)
     if (!(context = calloc(1, sizeof *context)))
         QS_FAIL(QS_ERR_NOMEM, "cannot allocate a context");
     context->threads = o.threads ? o.threads : qsi_cpu_count();
+    context->budget[QS_POOL_RAM] = budget_of(o.ram_budget);
+    context->budget[QS_POOL_DEVICE] = budget_of(o.device_budget);
     context->log = o.log;
     context->log_user = o.log_user;
     const char *device = o.device ? o.device : "cpu", *level = o.cpu;

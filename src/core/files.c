@@ -228,6 +228,7 @@ struct qsi_writer {
     int fd;
     bool direct;        /* a device or pipe: no .tmp, no rename */
     char *path, *tmp;   /* tmp is what is open; equal to path when direct */
+    int64_t written;    /* bytes that the system has */
     int64_t filled;
     uint8_t buffer[WRITER_BUFFER];
 };
@@ -275,7 +276,7 @@ fail:
     return status;
 }
 
-static qs_status write_all(const qsi_writer *w, const uint8_t *data, uint64_t bytes)
+static qs_status write_all(qsi_writer *w, const uint8_t *data, uint64_t bytes)
 {
     while (bytes) {
         ssize_t done = write(w->fd, data, bytes < (1u << 30) ? (size_t)bytes : (size_t)1 << 30);
@@ -285,8 +286,19 @@ static qs_status write_all(const qsi_writer *w, const uint8_t *data, uint64_t by
             return writer_fail(w, done < 0 ? errno : ENOSPC);
         data += done;
         bytes -= (uint64_t)done;
+        w->written += done;
     }
     return QS_OK;
+}
+
+/* A large piece, which the disk is to begin with at once: otherwise it rests until fsync while the next piece is made. */
+static qs_status write_large(qsi_writer *w, const uint8_t *data, uint64_t bytes)
+{
+    const int64_t first = w->written;
+    const qs_status status = write_all(w, data, bytes);
+    if (!w->direct)
+        (void)sync_file_range(w->fd, first, w->written - first, SYNC_FILE_RANGE_WRITE);
+    return status;
 }
 
 static qs_status flush(qsi_writer *w)
@@ -303,7 +315,7 @@ qs_status qsi_writer_write(qsi_writer *w, const void *data, uint64_t bytes)
     if (bytes > (uint64_t)(WRITER_BUFFER - w->filled))
         QS_TRY(flush(w));
     if (bytes >= WRITER_BUFFER)
-        return write_all(w, data, bytes);
+        return write_large(w, data, bytes);
     if (bytes)
         memcpy(w->buffer + w->filled, data, (size_t)bytes);
     w->filled += (int64_t)bytes;

@@ -43,7 +43,11 @@ void *qsi_alloc(qs_context *context, qs_memory_tag tag, int64_t bytes);
 void *qsi_alloc_array(qs_context *context, qs_memory_tag tag, int64_t count, int64_t size);
 void qsi_free(void *memory);                /* accepts NULL; knows its size and account */
 char *qsi_strdup(qs_context *context, const char *text);
-qs_status qsi_account(qs_context *context, qs_memory_tag tag, int64_t bytes);   /* accounts.c */
+
+/* Books bytes of host memory, of device memory; negative gives back (accounts.c). NOMEM when the budget would be exceeded. */
+qs_status qsi_account(qs_context *context, qs_memory_tag tag, int64_t bytes);
+qs_status qsi_account_device(qs_context *context, qs_memory_tag tag, int64_t bytes);
+int64_t qsi_budget(const qs_context *context, qs_memory_pool pool);   /* INT64_MAX: none */
 
 /* ---- context (context.c) --------------------------------------------------------------------------------------- */
 

@@ -33,13 +33,12 @@ void *qsi_alloc(qs_context *context, qs_memory_tag tag, int64_t bytes)
         qsi_fail_text("cannot allocate %lld bytes", (long long)bytes);
         return NULL;
     }
+    if (qsi_account(context, tag, bytes) != QS_OK)
+        return NULL;
     char *base = calloc(1, (size_t)bytes + 2 * LINE);
     if (!base) {
+        (void)qsi_account(context, tag, -bytes);
         qsi_fail_text("cannot allocate %lld bytes for %s", (long long)bytes, qs_memory_tag_name(tag));
-        return NULL;
-    }
-    if (context && qsi_account(context, tag, bytes) != QS_OK) {
-        free(base);
         return NULL;
     }
     char *block = base + 2 * LINE - (uintptr_t)base % LINE;

@@ -16,7 +16,8 @@ struct qs_context {
     int threads;                           /* of the host, at least 1 */
     qs_log_fn *log;
     void *log_user;
-    qsi_tally tally[QS_MEMORY_TAGS + 1];   /* the last one is the sum */
+    qsi_tally tally[QS_MEMORY_POOLS + 1][QS_MEMORY_TAGS + 1];   /* the last ones are the sums */
+    int64_t budget[QS_MEMORY_POOLS];       /* INT64_MAX: none */
 };
 
 struct qs_buffer {

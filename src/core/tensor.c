@@ -14,7 +14,7 @@ qs_status qs_buffer_create(qs_context *context, qs_memory_tag tag, uint64_t byte
     if (!(buffer = qsi_alloc(context, QS_MEMORY_OTHER, sizeof *buffer)))
         QS_TRY(QS_ERR_NOMEM);
     *buffer = (qs_buffer){context, NULL, bytes, tag};
-    QS_TRY(qsi_account(context, tag, (int64_t)bytes));
+    QS_TRY(qsi_account_device(context, tag, (int64_t)bytes));
     booked = true;
     status = context->backend->alloc(context->device, bytes, &buffer->memory);
     if (status != QS_OK)
@@ -24,7 +24,7 @@ qs_status qs_buffer_create(qs_context *context, qs_memory_tag tag, uint64_t byte
     return QS_OK;
 fail:
     if (booked)
-        (void)qsi_account(context, tag, -(int64_t)bytes);
+        (void)qsi_account_device(context, tag, -(int64_t)bytes);
     qsi_free(buffer);
     return status;
 }
@@ -35,7 +35,7 @@ void qs_buffer_free(qs_buffer **buffer)
         return;
     qs_buffer *b = *buffer;
     b->context->backend->free(b->context->device, b->memory, b->bytes);
-    (void)qsi_account(b->context, b->tag, -(int64_t)b->bytes);
+    (void)qsi_account_device(b->context, b->tag, -(int64_t)b->bytes);
     qsi_free(b);
     *buffer = NULL;
 }

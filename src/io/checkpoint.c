@@ -5,6 +5,7 @@
 #include <string.h>
 #include "json_text.h"
 #include "manifest.h"
+#include "merge.h"
 
 /* A tensor of one of the files that is no padding. */
 typedef struct entry {
@@ -121,6 +122,26 @@ fail:
     return status;
 }
 
+/* Every range of a delta is that of a tensor, which has its rows. */
+static qs_status check_ranges(const qs_checkpoint *c)
+{
+    qs_status status = QS_OK;
+    qs_tensor_info t;
+    for (int64_t k = 0; k < c->manifest.range_count; k++) {
+        const qsi_range *range = &c->manifest.ranges[k];
+        const int64_t index = qs_checkpoint_find(c, range->tensor);
+        if (index < 0)
+            QS_FAIL(QS_ERR_FORMAT, "%s: a range of tensor '%s', which is not there", c->path, qsi_show(range->tensor).text);
+        QS_TRY(qs_checkpoint_tensor(c, index, &t));
+        const int64_t rows = t.rank == 1 ? t.cols : t.rows;
+        if (rows != range->rows)
+            QS_FAIL(QS_ERR_FORMAT, "%s: tensor '%s' has %" PRId64 " rows, its range %" PRId64, c->path, qsi_show(t.name).text, rows,
+                    range->rows);
+    }
+fail:
+    return status;
+}
+
 /* The config of the manifest as text, or that of a model file's header. */
 static qs_status take_config(qs_checkpoint *c)
 {
@@ -143,6 +164,7 @@ fail:
 static qs_status open_folder(qs_checkpoint *c)
 {
     qs_status status = QS_OK;
+    QS_TRY(qsi_model_settle(c->context, c->path));
     QS_TRY(qsi_manifest_open(c->context, c->path, &c->manifest));
     c->native = 1;
     for (int f = 0; f < QSI_FILES; f++) {
@@ -162,11 +184,42 @@ fail:
     return status;
 }
 
+static qs_status look_for(const char *folder, const char *name, bool *found)
+{
+    char *path = qsi_path_join(folder, name);
+    if (path == NULL)
+        return QS_ERR_NOMEM;
+    *found = qsi_path_exists(path);
+    qsi_free(path);
+    return QS_OK;
+}
+
+/* The model file of a checkpoint is whole when the checkpoint is. */
+static qs_status settle_folder_of(qs_checkpoint *c)
+{
+    qs_status status = QS_OK;
+    const char *name = c->file_name[0];
+    bool manifest = false;
+    char *folder = qsi_strdup(c->context, c->path);
+    if (folder == NULL)
+        return QS_ERR_NOMEM;
+    if (strcmp(name, qsi_file_names[QSI_MODEL_FILE]) != 0)
+        goto fail;
+    strcpy(folder + (name - c->path), name == c->path ? "." : "");   /* shorter than the name */
+    QS_TRY(look_for(folder, QSI_MANIFEST_NAME, &manifest));
+    if (manifest)
+        QS_TRY(qsi_model_settle(c->context, folder));
+fail:
+    qsi_free(folder);
+    return status;
+}
+
 static qs_status open_file(qs_checkpoint *c)
 {
     qs_status status = QS_OK;
     const char *slash = strrchr(c->path, '/');
     c->file_name[0] = slash != NULL ? slash + 1 : c->path;
+    QS_TRY(settle_folder_of(c));
     c->file_path[0] = qsi_strdup(c->context, c->path);
     if (c->file_path[0] == NULL) {
         status = QS_ERR_NOMEM;
@@ -179,16 +232,6 @@ static qs_status open_file(qs_checkpoint *c)
         QS_TRY(check_native(c, 0));
 fail:
     return status;
-}
-
-static qs_status look_for(const char *folder, const char *name, bool *found)
-{
-    char *path = qsi_path_join(folder, name);
-    if (path == NULL)
-        return QS_ERR_NOMEM;
-    *found = qsi_path_exists(path);
-    qsi_free(path);
-    return QS_OK;
 }
 
 static void log_skipped(void *user, const char *path, const char *reason)
@@ -225,7 +268,7 @@ fail:
     return status;
 }
 
-qs_status qs_checkpoint_open(qs_context *context, const char *path, qs_checkpoint **out)
+qs_status qsi_checkpoint_open_delta(qs_context *context, const char *path, qs_checkpoint **out)
 {
     qs_status status = QS_OK;
     qs_checkpoint *c = qsi_alloc(context, QS_MEMORY_IO, sizeof *c);
@@ -235,7 +278,24 @@ qs_status qs_checkpoint_open(qs_context *context, const char *path, qs_checkpoin
     QS_TRY(resolve_path(context, path, &c->path));
     QS_TRY(qsi_is_directory(c->path) ? open_folder(c) : open_file(c));
     QS_TRY(build_index(c));
+    QS_TRY(check_ranges(c));
     QS_TRY(take_config(c));
+    *out = c;
+    c = NULL;
+fail:
+    qs_checkpoint_close(&c);
+    return status;
+}
+
+qs_status qs_checkpoint_open(qs_context *context, const char *path, qs_checkpoint **out)
+{
+    qs_status status = QS_OK;
+    qs_checkpoint *c = NULL;
+    QS_TRY(qsi_checkpoint_open_delta(context, path, &c));
+    if (c->manifest.base != NULL)
+        QS_FAIL(QS_ERR_UNSUPPORTED, "%s is a delta checkpoint: of a run in place, only the rows that train in its phase, to be laid over "
+                "the model with manifest %s; open the folder of that model, or continue the run with --resume", c->path,
+                c->manifest.base);
     *out = c;
     c = NULL;
 fail:
@@ -287,7 +347,7 @@ qs_status qs_checkpoint_check_model(const qs_checkpoint *c)
     if (!c->native)
         QS_FAIL(QS_ERR_FORMAT, "%s is a safetensors file of another program: no qsbits packed tensors", c->path);
     if (c->config == NULL)
-        QS_FAIL(QS_ERR_FORMAT, "%s holds training state only: open its checkpoint folder or %s", c->path, qsi_file_names[0]);
+        QS_FAIL(QS_ERR_FORMAT, "%s holds training state only, or rows of a delta: open its checkpoint folder or %s", c->path, qsi_file_names[0]);
 fail:
     return status;
 }
@@ -391,6 +451,14 @@ qs_status qs_checkpoint_slab(const qs_checkpoint *c, int file, int64_t index, qs
     const qsi_slab *slab = &c->manifest.file[file].slabs[index];
     *info = (qs_slab_info){slab->offset, slab->bytes};
     return QS_OK;
+}
+
+const qsi_manifest_file *qsi_checkpoint_file(const qs_checkpoint *c, int file, const char **path)
+{
+    if (c->manifest.text == NULL)
+        return NULL;
+    *path = c->file_path[file];
+    return &c->manifest.file[file];
 }
 
 qs_status qs_checkpoint_verify(const qs_checkpoint *c)

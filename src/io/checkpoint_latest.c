@@ -4,8 +4,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "checkpoint_write.h"
 #include "core/internal.h"
-#include "qsbits/checkpoint.h"
 
 typedef struct candidate {
     int64_t step;
@@ -53,7 +53,7 @@ static qs_status try_checkpoint(qs_context *context, const char *path)
     qsi_free(manifest);
     if (!there)
         QS_FAIL(QS_ERR_CORRUPT, "%s: manifest.json is missing: no complete checkpoint", path);
-    QS_TRY(qs_checkpoint_open(context, path, &checkpoint));
+    QS_TRY(qsi_checkpoint_open_delta(context, path, &checkpoint));
     QS_TRY(qs_checkpoint_verify(checkpoint));
 fail:
     qs_checkpoint_close(&checkpoint);

@@ -55,8 +55,8 @@ static qs_status manifest_begin(const json_t *fields, json_t **out)
         QS_FAIL(QS_ERR_ARG, "a manifest needs a config (object) and a step (integer from 0 up)");
     if (version != NULL && json_integer_value(version) != QS_CHECKPOINT_VERSION)
         QS_FAIL(QS_ERR_ARG, "manifest format_version must be %d", QS_CHECKPOINT_VERSION);
-    if (kind != NULL && (!json_is_string(kind) || strcmp(json_string_value(kind), "full") != 0))
-        QS_FAIL(QS_ERR_ARG, "manifest kind must be \"full\"");
+    if (kind != NULL && !qsi_manifest_is_delta(fields) && (!json_is_string(kind) || strcmp(json_string_value(kind), "full") != 0))
+        QS_FAIL(QS_ERR_ARG, "manifest kind must be \"full\" or \"" QSI_DELTA "\"");
     if (json_object_get(fields, "files") != NULL || json_object_get(fields, QSI_SEAL) != NULL)
         QS_FAIL(QS_ERR_ARG, "manifest fields files and " QSI_SEAL " are added by the writer");
     /* values are shared and stay as they are; jansson takes a non-const object but only reads it. json_copy would hide a
@@ -64,7 +64,7 @@ static qs_status manifest_begin(const json_t *fields, json_t **out)
     root = json_object();
     if (json_object_update(root, (json_t *)(uintptr_t)fields) != 0 ||
         json_object_set_new(root, "format_version", json_integer(QS_CHECKPOINT_VERSION)) != 0 ||
-        json_object_set_new(root, "kind", json_string("full")) != 0 ||
+        json_object_set_new(root, "kind", json_string(qsi_manifest_is_delta(fields) ? QSI_DELTA : "full")) != 0 ||
         json_object_set_new(root, "files", json_object()) != 0 ||
         json_object_set_new(root, QSI_SEAL, json_string("00000000000000000000000000000000")) != 0)
         QS_FAIL(QS_ERR_NOMEM, "no memory for the manifest");
@@ -81,22 +81,45 @@ static qs_status manifest_write(qs_context *context, const char *path, const jso
     qs_status status = QS_OK;
     qsi_text text = {context, NULL, 0, 0, QS_OK};
     qsi_writer *writer = NULL;
-    char hash[QSI_HEX];
-    int64_t at = 0;
-    qsi_text_json(&text, root, 2);
-    qsi_text_add(&text, "\n", 1);
-    QS_TRY(text.failed);
-    if (text.length > QSI_MANIFEST_LIMIT)
-        QS_FAIL(QS_ERR_ARG, "a manifest of %" PRId64 " bytes, the limit is %d", text.length, QSI_MANIFEST_LIMIT);
-    if (!qsi_manifest_hash(text.data, text.length, json_string_value(json_object_get(root, QSI_SEAL)), hash, &at))
-        QS_FAIL(QS_ERR_ARG, "the manifest fields must not hold " QSI_SEAL);
-    memcpy(text.data + at, hash, QSI_HEX - 1);
+    QS_TRY(qsi_manifest_text(root, &text));
     QS_TRY(qsi_writer_open(path, &writer));
     QS_TRY(qsi_writer_write(writer, text.data, (uint64_t)text.length));
     QS_TRY(qsi_writer_commit(&writer));
 fail:
     qsi_writer_abort(&writer);
     qsi_text_free(&text);
+    return status;
+}
+
+/* Rows as meant, of a vector its elements. */
+static int64_t rows_of(const qs_saved_tensor *t)
+{
+    const bool planes = t->format == QS_C2 || t->format == QS_C4;
+    return t->rank == 3 && !planes ? t->shape[0] * t->shape[1] : t->shape[0];
+}
+
+/* Base and ranges of a delta: every range is that of a tensor, which has its rows. */
+static qs_status check_delta(qs_context *context, const qs_saved_tensor *tensors, int64_t count, const json_t *root)
+{
+    qs_status status = QS_OK;
+    const char *base = NULL;
+    qsi_range *ranges = NULL;
+    int64_t listed = 0, found = 0;
+    if (!qsi_manifest_is_delta(root))
+        return QS_OK;
+    status = qsi_delta_read(context, "manifest", root, &base, &ranges, &listed);
+    QS_TRY(status == QS_ERR_FORMAT ? QS_ERR_ARG : status);   /* here it is the caller's */
+    for (int64_t t = 0; t < count; t++) {
+        const qsi_range *range = qsi_range_find(ranges, listed, tensors[t].name);
+        if (range != NULL && range->rows != rows_of(&tensors[t]))
+            QS_FAIL(QS_ERR_ARG, "tensor '%s' has %" PRId64 " rows, its range %" PRId64, tensors[t].name, rows_of(&tensors[t]),
+                    range->rows);
+        found += range != NULL;
+    }
+    if (found != listed)
+        QS_FAIL(QS_ERR_ARG, "%" PRId64 " of %" PRId64 " ranges are of tensors that are not saved", listed - found, listed);
+fail:
+    qsi_free(ranges);
     return status;
 }
 
@@ -121,7 +144,7 @@ static qs_status write_file(const save *s, int which)
         status = QS_ERR_NOMEM;
         goto fail;
     }
-    if (which == QSI_MODEL_FILE)
+    if (which == QSI_MODEL_FILE && !qsi_manifest_is_delta(s->root))   /* rows alone are no model */
         qsi_text_json(&config, json_object_get(s->root, "config"), 0);
     QS_TRY(config.failed);
     QS_TRY(qsi_safetensors_write(s->context, path, s->tensors, s->count, which, s->slabs, config.data, s->fetch, s->user,
@@ -206,6 +229,46 @@ static char *with_suffix(qs_context *context, const char *path, const char *suff
     return out;
 }
 
+static bool is_of_checkpoint(const char *name)
+{
+    static const char *const known[] = {"model.safetensors", "state.safetensors", QSI_MANIFEST_NAME};
+    for (int k = 0; k < 3; k++) {
+        const size_t n = strlen(known[k]);
+        if (strncmp(name, known[k], n) == 0 && (name[n] == '\0' || strcmp(name + n, ".tmp") == 0))
+            return true;
+    }
+    return false;
+}
+
+qs_status qsi_checkpoint_check_beside(const char *folder)
+{
+    qs_status status = QS_OK;
+    static const char *const suffixes[] = {".tmp", ".old"};
+    char *path = NULL, **names = NULL;
+    int64_t count = 0;
+    for (int s = 0; s < 2; s++) {
+        path = with_suffix(NULL, folder, suffixes[s]);
+        if (path == NULL)
+            QS_TRY(QS_ERR_NOMEM);
+        if (qsi_is_link(path) || (qsi_path_exists(path) && !qsi_is_directory(path)))
+            QS_FAIL(QS_ERR_CREATE, "%s is in the way of %s; rename it or choose another name", path, folder);
+        if (qsi_path_exists(path))
+            QS_TRY(qsi_list_directory(path, &names, &count));
+        for (int64_t k = 0; k < count; k++)
+            if (!is_of_checkpoint(names[k]))
+                QS_FAIL(QS_ERR_CREATE, "%s/%s is in the way of %s; rename it or choose another name", path, names[k], folder);
+        qsi_free_names(names, count);
+        qsi_free(path);
+        names = NULL;
+        path = NULL;
+        count = 0;
+    }
+fail:
+    qsi_free_names(names, count);
+    qsi_free(path);
+    return status;
+}
+
 qs_status qsi_checkpoint_write(qs_context *context, const char *folder, const qsi_saved_tensor *tensors, int64_t count,
                                qsi_fetch_fn *fetch, void *user, json_t *manifest_fields)
 {
@@ -223,6 +286,7 @@ qs_status qsi_checkpoint_write(qs_context *context, const char *folder, const qs
     }
     QS_TRY(check_tensors(context, tensors, count, &s.slabs));
     QS_TRY(manifest_begin(manifest_fields, &s.root));
+    QS_TRY(check_delta(context, tensors, count, s.root));
     s.temporary = temporary;
     status = write_folder(&s);
     if (status == QS_OK)

@@ -3,8 +3,8 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
-#include "json_text.h"
 
 const char *const qsi_file_names[QSI_FILES] = {"model.safetensors", "state.safetensors"};
 
@@ -112,11 +112,63 @@ static qs_status check_kind(const char *path, const json_t *root)
     if (version != QS_CHECKPOINT_VERSION)
         QS_FAIL(QS_ERR_VERSION, "%s: format version %" PRIu64 ", this program knows %d", path, version,
                 QS_CHECKPOINT_VERSION);
-    if (strcmp(kind, "delta") == 0)
-        QS_FAIL(QS_ERR_UNSUPPORTED, "%s: a delta checkpoint; this program reads full ones", path);
-    if (strcmp(kind, "full") != 0)
-        QS_FAIL(QS_ERR_VERSION, "%s: unknown kind '%s', known is full", path, qsi_show(kind).text);
+    if (strcmp(kind, "full") != 0 && strcmp(kind, QSI_DELTA) != 0)
+        QS_FAIL(QS_ERR_VERSION, "%s: unknown kind '%s', known are full and " QSI_DELTA, path, qsi_show(kind).text);
 fail:
+    return status;
+}
+
+bool qsi_manifest_is_delta(const json_t *root)
+{
+    const char *kind = json_string_value(json_object_get(root, "kind"));
+    return kind != NULL && strcmp(kind, QSI_DELTA) == 0;
+}
+
+static int compare_ranges(const void *a, const void *b)
+{
+    return strcmp(((const qsi_range *)a)->tensor, ((const qsi_range *)b)->tensor);
+}
+
+const qsi_range *qsi_range_find(const qsi_range *ranges, int64_t count, const char *tensor)
+{
+    const qsi_range wanted = {tensor, 0, 0};
+    return count > 0 ? bsearch(&wanted, ranges, (size_t)count, sizeof *ranges, compare_ranges) : NULL;
+}
+
+qs_status qsi_delta_read(qs_context *context, const char *name, const json_t *root, const char **base, qsi_range **ranges,
+                         int64_t *count)
+{
+    qs_status status = QS_OK;
+    const json_t *list = json_object_get(root, "ranges");
+    const char *seal = json_string_value(json_object_get(root, "base"));
+    const int64_t n = (int64_t)json_array_size(list);
+    qsi_range *out = NULL;
+    if (!qsi_is_checksum(seal) || !json_is_array(list))
+        QS_FAIL(QS_ERR_FORMAT, "%s: a delta has a base (32 hex digits) and ranges (a list)", name);
+    out = qsi_alloc_array(context, QS_MEMORY_IO, n, sizeof *out);
+    if (out == NULL)
+        QS_TRY(QS_ERR_NOMEM);
+    for (int64_t k = 0; k < n; k++) {
+        const json_t *entry = json_array_get(list, (size_t)k);
+        uint64_t first = 0, rows = 0;
+        out[k].tensor = json_string_value(json_object_get(entry, "tensor"));
+        if (out[k].tensor == NULL || !take_size(entry, "first_row", &first) || !take_size(entry, "rows", &rows) || rows == 0 ||
+            first > INT64_MAX - rows)
+            QS_FAIL(QS_ERR_FORMAT, "%s: range %" PRId64 " has no tensor, first_row and rows", name, k);
+        out[k].first_row = (int64_t)first;
+        out[k].rows = (int64_t)rows;
+    }
+    if (n > 0)
+        qsort(out, (size_t)n, sizeof *out, compare_ranges);
+    for (int64_t k = 1; k < n; k++)
+        if (strcmp(out[k - 1].tensor, out[k].tensor) == 0)
+            QS_FAIL(QS_ERR_FORMAT, "%s: two ranges of tensor '%s'", name, qsi_show(out[k].tensor).text);
+    *base = seal;
+    *ranges = out;
+    *count = n;
+    out = NULL;
+fail:
+    qsi_free(out);
     return status;
 }
 
@@ -152,20 +204,14 @@ fail:
     return status;
 }
 
-qs_status qsi_manifest_open(qs_context *context, const char *folder, qsi_manifest *out)
+qs_status qsi_manifest_parse(qs_context *context, const char *path, char *text, int64_t length, qsi_manifest *out)
 {
     qs_status status = QS_OK;
     qsi_manifest m;
     json_error_t error;
-    int64_t length = 0;
     uint64_t step = 0;
     memset(&m, 0, sizeof m);
-    char *path = qsi_path_join(folder, QSI_MANIFEST_NAME);
-    if (path == NULL)
-        return QS_ERR_NOMEM;
-    if (!qsi_path_exists(path))
-        QS_FAIL(QS_ERR_CORRUPT, "%s is missing: no complete checkpoint", path);
-    QS_TRY(load_text(context, path, &m.text, &length));
+    m.text = text;
     m.root = json_loadb(m.text, (size_t)length, JSON_REJECT_DUPLICATES, &error);
     if (m.root == NULL && qsi_json_no_memory(&error))
         QS_FAIL(QS_ERR_NOMEM, "no memory to read %s", path);
@@ -179,11 +225,46 @@ qs_status qsi_manifest_open(qs_context *context, const char *folder, qsi_manifes
         QS_FAIL(QS_ERR_FORMAT, "%s: files are not %s and %s", path, qsi_file_names[0], qsi_file_names[1]);
     for (int which = 0; which < QSI_FILES; which++)
         QS_TRY(take_file(context, path, which, &m));
+    if (qsi_manifest_is_delta(m.root))
+        QS_TRY(qsi_delta_read(context, path, m.root, &m.base, &m.ranges, &m.range_count));
     *out = m;
 fail:
     if (status != QS_OK)
         qsi_manifest_close(&m);
+    return status;
+}
+
+qs_status qsi_manifest_open(qs_context *context, const char *folder, qsi_manifest *out)
+{
+    qs_status status = QS_OK;
+    char *text = NULL;
+    int64_t length = 0;
+    char *path = qsi_path_join(folder, QSI_MANIFEST_NAME);
+    if (path == NULL)
+        return QS_ERR_NOMEM;
+    if (!qsi_path_exists(path))
+        QS_FAIL(QS_ERR_CORRUPT, "%s is missing: no complete checkpoint", path);
+    QS_TRY(load_text(context, path, &text, &length));
+    QS_TRY(qsi_manifest_parse(context, path, text, length, out));
+fail:
     qsi_free(path);
+    return status;
+}
+
+qs_status qsi_manifest_text(const json_t *root, qsi_text *text)
+{
+    qs_status status = QS_OK;
+    char hash[QSI_HEX];
+    int64_t at = 0;
+    qsi_text_json(text, root, 2);
+    qsi_text_add(text, "\n", 1);
+    QS_TRY(text->failed);
+    if (text->length > QSI_MANIFEST_LIMIT)
+        QS_FAIL(QS_ERR_ARG, "a manifest of %" PRId64 " bytes, the limit is %d", text->length, QSI_MANIFEST_LIMIT);
+    if (!qsi_manifest_hash(text->data, text->length, json_string_value(json_object_get(root, QSI_SEAL)), hash, &at))
+        QS_FAIL(QS_ERR_ARG, "the manifest fields must not hold " QSI_SEAL);
+    memcpy(text->data + at, hash, QSI_HEX - 1);
+fail:
     return status;
 }
 
@@ -191,6 +272,7 @@ void qsi_manifest_close(qsi_manifest *manifest)
 {
     for (int which = 0; which < QSI_FILES; which++)
         qsi_free(manifest->file[which].slabs);
+    qsi_free(manifest->ranges);
     qsi_free(manifest->text);
     json_decref(manifest->root);
     memset(manifest, 0, sizeof *manifest);

@@ -80,8 +80,13 @@ static qs_status batch_loss(qs_model *m, evaluation *e, qs_text *text, int64_t f
     QS_TRY(qs_write(m->queue, tokens, e->host_tokens));
     QS_TRY(qs_write(m->queue, loss.targets, e->host_targets));
     QS_TRY(qsi_embed(m, qs_view_rows(e->h[0], 0, rows), tokens));
-    for (int64_t l = 0; l < m->config.layers; l++)
+    qsi_blocks_forget(m);
+    QS_TRY(qsi_blocks_expect(m, 0, m->config.layers - 1));
+    for (int64_t l = 0; l < m->config.layers; l++) {
+        QS_TRY(qsi_block_enter(m, l));
         QS_TRY(qsi_block_forward(m, l, &tape, &place, qs_view_rows(e->h[l % 2], 0, rows), qs_view_rows(e->h[(l + 1) % 2], 0, rows)));
+        QS_TRY(qsi_block_leave(m, l));
+    }
     QS_TRY(qsi_loss_forward(m, &loss, qs_view_rows(e->h[m->config.layers % 2], 0, rows)));
     for (int64_t s = 0; s < sequences; s++)
         QS_TRY(window_loss(m, e, s, sum));

@@ -1,13 +1,10 @@
-/* model.c - parameters of the decoder: names, memory, initial values, loading. */
+/* model.c - parameters of the decoder: names, memory, loading. Their start values: init.c. */
 #include "model/model.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include "core/detmath.h"
-#include "qsbits/random.h"
-
-enum { FLOAT_ID = 1 << 16, ADAPTER_ID = 1 << 17, CHUNK = 1 << 16 };
 
 static const char *const matrix_names[QSI_MATRICES] = {
     "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
@@ -41,6 +38,8 @@ static void describe_matrices(qs_model *m)
             x->base = (float)(1.0 / sqrt((double)x->cols));
             if (i == QSI_O || i == QSI_DOWN)
                 x->base = (float)(0.3 * sqrt(2.0 / (double)c->layers) / sqrt((double)x->cols));
+            if (m->streamed)
+                continue;
             qsi_arena_add(&m->weights, &x->weight, c->dense ? QS_F32 : QS_W1, x->rows, x->cols);
             if (!c->dense)
                 qsi_arena_add(&m->weights, &x->scale, QS_F16, 1, x->rows);
@@ -105,8 +104,7 @@ static void describe(qs_model *m)
     qsi_adapters_describe(m);
 }
 
-/* A model with memory and names but zero values. */
-static qs_status allocate(qs_context *context, const qs_model_config *config, qs_model **out)
+qs_status qsi_model_list(qs_context *context, const qs_model_config *config, bool streamed, qs_model **out)
 {
     qs_status status = QS_OK;
     qs_model *m = qsi_alloc(context, QS_MEMORY_OTHER, sizeof *m);
@@ -114,8 +112,8 @@ static qs_status allocate(qs_context *context, const qs_model_config *config, qs
         return QS_ERR_NOMEM;
     m->context = context;
     m->config = *config;
+    m->streamed = streamed;
     QS_TRY(qs_model_config_resolve(&m->config));
-    QS_TRY(qs_queue_create(context, &m->queue));
     m->n_floats = 3 + m->config.layers * QSI_BLOCK_FLOATS;
     m->matrices = qsi_alloc_array(context, QS_MEMORY_OTHER, qsi_matrix_count(m), sizeof *m->matrices);
     m->floats = qsi_alloc_array(context, QS_MEMORY_OTHER, m->n_floats, sizeof *m->floats);
@@ -126,6 +124,19 @@ static qs_status allocate(qs_context *context, const qs_model_config *config, qs
         goto fail;
     }
     describe(m);
+    *out = m;
+    return QS_OK;
+fail:
+    qs_model_free(&m);
+    return status;
+}
+
+qs_status qsi_model_allocate(qs_context *context, const qs_model_config *config, bool streamed, qs_model **out)
+{
+    qs_status status = QS_OK;
+    qs_model *m = NULL;
+    QS_TRY(qsi_model_list(context, config, streamed, &m));
+    QS_TRY(qs_queue_create(context, &m->queue));
     QS_TRY(qsi_arena_create(&m->weights));
     QS_TRY(qsi_arena_create(&m->floats_arena));
     QS_TRY(qsi_model_positions(m, m->config.ctx));
@@ -141,6 +152,8 @@ void qs_model_free(qs_model **model)
     if (!model || !*model)
         return;
     qs_model *m = *model;
+    qsi_stream_free(&m->stream);
+    qs_checkpoint_close(&m->source);
     qsi_arena_free(&m->weights);
     qsi_arena_free(&m->floats_arena);
     qs_buffer_free(&m->rope);
@@ -258,115 +271,6 @@ fail:
     return status;
 }
 
-/* ---- initial values -------------------------------------------------------------------------------------------- */
-
-void qsi_normals(uint64_t seed, uint32_t tensor, int64_t first, int64_t count, float *out)
-{
-    uint32_t word[4];
-    for (int64_t i = 0; i < count; i += 2) {
-        const int64_t pair = (first + i) / 2;
-        qs_philox(seed, 0, QS_RANDOM_FLOATS, tensor, (uint32_t)(pair >> 32), (uint32_t)(pair / 2), word);
-        const uint32_t *u = word + 2 * (pair % 2);
-        const double radius = sqrt(-2.0 * qsi_log(((double)u[0] + 0.5) / 4294967296.0));
-        const double angle = 6.283185307179586 * (((double)u[1] + 0.5) / 4294967296.0);
-        out[i] = (float)(radius * qsi_cos(angle));
-        if (i + 1 < count)
-            out[i + 1] = (float)(radius * qsi_sin(angle));
-    }
-}
-
-/* Rows of a view per piece of at most CHUNK elements. */
-static int64_t piece_rows(int64_t cols) { return qsi_max(1, CHUNK / cols); }
-
-static qs_status init_normal(qs_model *m, qs_view view, uint64_t seed, uint32_t tensor, float deviation)
-{
-    qs_status status = QS_OK;
-    const int64_t rows = piece_rows(view.cols);
-    float *host = qsi_alloc_array(m->context, QS_MEMORY_OTHER, rows * view.cols, sizeof *host);
-    if (!host)
-        return QS_ERR_NOMEM;
-    for (int64_t r = 0; r < view.rows; r += rows) {
-        const int64_t n = qsi_min(rows, view.rows - r);
-        qsi_normals(seed, tensor, r * view.cols, n * view.cols, host);
-        for (int64_t i = 0; i < n * view.cols; i++)
-            host[i] = deviation > 0.0f ? host[i] * deviation : 1.0f;
-        QS_TRY(qs_write(m->queue, qs_view_rows(view, r, n), host));
-    }
-fail:
-    qsi_free(host);
-    return status;
-}
-
-static qs_status init_signs(qs_model *m, const qsi_matrix *x, uint64_t seed)
-{
-    qs_status status = QS_OK;
-    const int64_t words = x->cols / 32, rows = piece_rows(x->cols);
-    uint32_t *host = qsi_alloc_array(m->context, QS_MEMORY_OTHER, rows * words, sizeof *host);
-    if (!host)
-        return QS_ERR_NOMEM;
-    for (int64_t r = 0; r < x->rows; r += rows) {
-        const int64_t n = qsi_min(rows, x->rows - r);
-        for (int64_t i = 0; i < n; i++)
-            QS_TRY(qs_random_signs(seed, x->id, r + i, x->cols, host + i * words));
-        QS_TRY(qs_write(m->queue, qs_view_rows(x->weight, r, n), host));
-    }
-fail:
-    qsi_free(host);
-    return status;
-}
-
-static qs_status init_scales(qs_model *m, const qsi_matrix *x)
-{
-    qs_status status = QS_OK;
-    uint16_t *host = qsi_alloc_array(m->context, QS_MEMORY_OTHER, x->rows, sizeof *host);
-    if (!host)
-        return QS_ERR_NOMEM;
-    for (int64_t i = 0; i < x->rows; i++)
-        host[i] = qs_float_to_half(x->base);
-    QS_TRY(qs_write(m->queue, x->scale, host));
-fail:
-    qsi_free(host);
-    return status;
-}
-
-static qs_status init_values(qs_model *m, uint64_t seed)
-{
-    qs_status status = QS_OK;
-    for (int64_t i = 0; i < qsi_matrix_count(m); i++) {
-        const qsi_matrix *x = &m->matrices[i];
-        if (m->config.dense) {
-            QS_TRY(init_normal(m, x->weight, seed, x->id, x->base));
-        } else {
-            QS_TRY(init_signs(m, x, seed));
-            QS_TRY(init_scales(m, x));
-        }
-    }
-    for (int64_t i = 0; i < m->n_floats; i++) {
-        const qsi_float *f = &m->floats[i];
-        if (f->view.buffer)
-            QS_TRY(init_normal(m, f->view, seed, (uint32_t)(FLOAT_ID + i), f->deviation));
-    }
-    for (int64_t i = 0; i < m->n_adapters; i += QSI_LORA_PARTS) {   /* B stays 0 */
-        const qsi_float *a = &m->adapters[i + QSI_LORA_A];
-        QS_TRY(init_normal(m, a->view, seed, (uint32_t)(ADAPTER_ID + i / QSI_LORA_PARTS), a->deviation));
-    }
-fail:
-    return status;
-}
-
-qs_status qs_model_create(qs_context *context, const qs_model_config *config, uint64_t seed, qs_model **out)
-{
-    qs_status status = QS_OK;
-    qs_model *m = NULL;
-    QS_TRY(allocate(context, config, &m));
-    QS_TRY(init_values(m, seed));
-    *out = m;
-    return QS_OK;
-fail:
-    qs_model_free(&m);
-    return status;
-}
-
 /* ---- loading --------------------------------------------------------------------------------------------------- */
 
 qs_status qsi_load_tensor(qs_queue *queue, const qs_checkpoint *checkpoint, const char *name, qs_view view)
@@ -388,11 +292,11 @@ fail:
 }
 
 /* Matrices and floats from an open checkpoint of the same config. */
-static qs_status load(qs_model *m, const qs_checkpoint *checkpoint)
+qs_status qsi_model_load(qs_model *m, const qs_checkpoint *checkpoint)
 {
     qs_status status = QS_OK;
     char name[128];
-    for (int64_t i = 0; i < qsi_matrix_count(m); i++) {
+    for (int64_t i = 0; i < qsi_matrix_count(m) && !m->streamed; i++) {
         const qsi_matrix *x = &m->matrices[i];
         snprintf(name, sizeof name, "%s.weight", x->name);
         QS_TRY(qsi_load_tensor(m->queue, checkpoint, name, x->weight));
@@ -420,8 +324,8 @@ qs_status qs_model_open(qs_context *context, const char *path, qs_model **out)
     QS_TRY(qsi_model_config_of(checkpoint, &config));
     if (qs_checkpoint_manifest(checkpoint))
         QS_TRY(qs_checkpoint_verify(checkpoint));
-    QS_TRY(allocate(context, &config, &m));
-    QS_TRY(load(m, checkpoint));
+    QS_TRY(qsi_model_allocate(context, &config, false, &m));
+    QS_TRY(qsi_model_load(m, checkpoint));
     *out = m;
     m = NULL;
 fail:

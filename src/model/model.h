@@ -6,6 +6,7 @@
 #include "core/arena.h"
 #include "qsbits/checkpoint.h"
 #include "qsbits/model.h"
+#include "stream/stream.h"
 
 /* The matrices of a block, in file order. */
 enum { QSI_Q, QSI_K, QSI_V, QSI_O, QSI_GATE, QSI_UP, QSI_DOWN, QSI_MATRICES };
@@ -15,8 +16,12 @@ typedef struct qsi_matrix {
     int64_t rows, cols;   /* [out, in] */
     uint32_t id;          /* block * QSI_MATRICES + index, for random numbers */
     float base;           /* alpha0: scale = base * master */
-    qs_view weight;       /* W1, or F32 in dense models */
+    qs_view weight;       /* W1, or F32 in dense models; streamed: inside a slot, absent while its block is not entered */
     qs_view scale;        /* F16 [1, rows]; absent in dense models */
+    /* streamed: rows that train live apart and are laid over the slab whenever its block is entered; absent where none do */
+    int64_t trained_first;
+    qs_view trained_weight, trained_scale;
+    int64_t weight_at, scale_at;   /* streamed: place in the slab, bytes */
 } qsi_matrix;
 
 /* A float parameter; the list of them is the order of files, optimizers and random ids. */
@@ -47,6 +52,10 @@ struct qs_model {
     qs_view cosine, sine;      /* RoPE tables [positions, head_dim / 2] */
     qs_buffer *rope;
     int64_t positions;
+    bool streamed;             /* matrices come through slots (streamed.c); everything else is as in any model */
+    qs_checkpoint *source;     /* the model file they come from */
+    qsi_stream *stream;
+    int64_t entered;           /* 1 + the block that is entered, 0 for none */
 };
 
 static inline qsi_matrix *qsi_matrix_of(const qs_model *m, int64_t block, int index)
@@ -88,6 +97,15 @@ qs_status qsi_model_config_of(const qs_checkpoint *checkpoint, qs_model_config *
 /* Outputs and inputs of matrix 0 .. QSI_MATRICES-1 of every block. */
 void qsi_matrix_shape(const qs_model_config *config, int index, int64_t *rows, int64_t *cols);
 
+/* A model with names, shapes and places but neither memory nor queue. A streamed one has no memory for its matrices. */
+qs_status qsi_model_list(qs_context *context, const qs_model_config *config, bool streamed, qs_model **out);
+
+/* A model with memory and names but zero values. */
+qs_status qsi_model_allocate(qs_context *context, const qs_model_config *config, bool streamed, qs_model **out);
+
+/* Every parameter from a checkpoint of its config; of a streamed model the floats only. */
+qs_status qsi_model_load(qs_model *model, const qs_checkpoint *checkpoint);
+
 /* Adds what a model books under every tag when it is created to bytes [QS_MEMORY_TAGS]. The model is zero but for its
  * resolved config and lists for one block. SHAPE when a size overflows. */
 qs_status qsi_model_plan(qs_model *plan, int64_t *bytes);
@@ -101,11 +119,28 @@ qs_status qsi_plan_arena(int64_t *bytes, const qsi_arena *arena);
 /* RoPE tables for at least `positions` positions. */
 qs_status qsi_model_positions(qs_model *model, int64_t positions);
 
+/* Reads a tensor of a checkpoint into a view; FORMAT when missing or of another size. */
+qs_status qsi_load_tensor(qs_queue *queue, const qs_checkpoint *checkpoint, const char *name, qs_view view);
+
+/* ---- init.c: start values (qs_model_create, qs_model_write_new) ------------------------------------------------------ */
+
 /* count normal numbers of mean 0, deviation 1 (Box-Muller) starting at index first of (seed, FLOATS|tensor). */
 void qsi_normals(uint64_t seed, uint32_t tensor, int64_t first, int64_t count, float *out);
 
-/* Reads a tensor of a checkpoint into a view; FORMAT when missing or of another size. */
-qs_status qsi_load_tensor(qs_queue *queue, const qs_checkpoint *checkpoint, const char *name, qs_view view);
+/* ---- streamed.c: models whose matrices come through slots ------------------------------------------------------------ */
+
+/* Opens a model of which only the float parameters are in memory. Errors: as qs_model_open and qsi_stream_create; ARG for dense models
+ * and those with adapters. */
+qs_status qsi_model_open_streamed(qs_context *context, const char *path, const qsi_stream_options *options, qs_model **out);
+
+/* Announces that blocks first .. last, ascending or descending, will be entered one after the other, after those announced before; and
+ * takes all announcements back, as every pass does that may follow a broken one. */
+qs_status qsi_blocks_expect(qs_model *model, int64_t first, int64_t last);
+void qsi_blocks_forget(qs_model *model);
+
+/* Ops may use the matrices of a block from enter to leave. With a resident model all four do nothing. */
+qs_status qsi_block_enter(qs_model *model, int64_t block);
+qs_status qsi_block_leave(qs_model *model, int64_t block);
 
 /* ---- adapter.c: low-rank adapters; without lora_rank all of them do nothing ------------------------------------------ */
 

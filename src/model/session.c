@@ -94,6 +94,8 @@ static qs_status advance(qs_session *s, const int32_t *tokens, int64_t n, qs_vie
     ids.cols = n;
     QS_TRY(qs_write(m->queue, ids, tokens));
     QS_TRY(qsi_embed(m, qs_view_rows(s->h[0], 0, n), ids));
+    qsi_blocks_forget(m);
+    QS_TRY(qsi_blocks_expect(m, 0, m->config.layers - 1));
     for (int64_t l = 0; l < m->config.layers; l++) {
         const qsi_place place = {.seq = n, .first = s->position, .tkv = s->position + n,
                                  .keys = qs_view_rows(s->keys[l], 0, s->position + n),
@@ -102,7 +104,9 @@ static qs_status advance(qs_session *s, const int32_t *tokens, int64_t n, qs_vie
         tape.v = qs_view_rows(s->values[l], s->position, n);
         if (!m->config.qk_norm)
             tape.k_raw = tape.k;
+        QS_TRY(qsi_block_enter(m, l));
         QS_TRY(qsi_block_forward(m, l, &tape, &place, qs_view_rows(s->h[l % 2], 0, n), qs_view_rows(s->h[(l + 1) % 2], 0, n)));
+        QS_TRY(qsi_block_leave(m, l));
     }
     s->position += n;
     *last = qs_view_rows(s->h[m->config.layers % 2], n - 1, 1);

@@ -34,13 +34,6 @@ static void add_matrix_state(qs_trainer *t, int64_t index)
     const qsi_matrix *x = &t->model->matrices[index];
     qsi_matrix_state *s = &t->matrices[index];
     qsi_arena *arena = &t->state_arena;
-    if (is_fsm(t)) {
-        if (t->options.recipe != QS_RECIPE_LITERAL) {
-            qsi_arena_add(arena, &s->row_moment, QS_F32, 1, x->rows);
-            qsi_arena_add(arena, &s->column_moment, QS_F32, 1, x->cols);
-            qsi_arena_add(arena, &s->control, QS_F32, 1, 4);
-        }
-    }
     if (t->options.optimizer == QS_OPTIMIZER_STE)
         qsi_arena_add(arena, &s->latent, QS_F32, x->rows, x->cols);
     if (t->options.optimizer == QS_OPTIMIZER_BOP)
@@ -51,10 +44,29 @@ static void add_matrix_state(qs_trainer *t, int64_t index)
         qsi_arena_add(arena, &s->m, QS_F32, x->rows, x->cols);
         qsi_arena_add(arena, &s->v, QS_F32, x->rows, x->cols);
     }
+}
+
+/* The buffers that are dealt out to the rows of a phase (phase.c). */
+static void add_dealt(qs_trainer *t)
+{
+    const qsi_room room = qsi_phase_room(&t->active);
+    qsi_dealt *d = &t->dealt;
+    qsi_arena *arena = &t->state_arena;
+    if (is_fsm(t))
+        qsi_arena_add(arena, &d->levels, qs_fsm_rule_of(t->options.fsm)->format, 1, room.weights);
+    if (is_fsm(t) && t->options.recipe != QS_RECIPE_LITERAL) {
+        qsi_arena_add(arena, &d->row_moments, QS_F32, 1, room.rows);
+        qsi_arena_add(arena, &d->column_moments, QS_F32, 1, room.cols);
+        qsi_arena_add(arena, &d->controls, QS_F32, 1, room.controls);
+    }
     if (t->options.optimizer != QS_OPTIMIZER_ADAMW) {
-        qsi_arena_add(arena, &s->scale.value, QS_F32, 1, x->rows);
-        add_adam(arena, &s->scale, 1, x->rows);
-        qsi_arena_add(&t->gradient_arena, &s->scale.grad, QS_F32, 1, x->rows);
+        qsi_arena_add(arena, &d->scales.value, QS_F32, 1, room.rows);
+        add_adam(arena, &d->scales, 1, room.rows);
+        qsi_arena_add(&t->gradient_arena, &d->scales.grad, QS_F32, 1, room.rows);
+    }
+    if (t->model->streamed) {
+        qsi_arena_add(&t->active_arena, &d->weights, QS_W1, 1, room.weights);
+        qsi_arena_add(&t->active_arena, &d->halves, QS_F16, 1, room.rows);
     }
 }
 
@@ -170,6 +182,9 @@ static int64_t most_wide(const qs_model_config *c)
     X(host_counts, OTHER, 4 * c->layers * QSI_MATRICES) \
     X(host_signs, OTHER, most_wide(c) / 32) \
     X(host_levels, OTHER, most_wide(c) / 4) \
+    X(host_floats, OTHER, most_wide(c)) \
+    X(host_halves, OTHER, most_wide(c)) \
+    X(host_uses, OTHER, c->layers) \
     X(health.pulses, OTHER, MEASURED(c->layers)) \
     X(health.flips, OTHER, MEASURED(c->layers)) \
     X(health.host_floats, OTHER, MEASURED(most_wide(c))) \
@@ -194,11 +209,11 @@ static void announce(qs_trainer *t)
     t->active = qsi_active_of(&t->options, &t->model->config);
     qsi_arena_init(&t->state_arena, t->context, QS_MEMORY_STATE);
     qsi_arena_init(&t->float_arena, t->context, QS_MEMORY_OPTIMIZER);
+    qsi_arena_init(&t->active_arena, t->context, QS_MEMORY_ACTIVE);
     qsi_arena_init(&t->gradient_arena, t->context, QS_MEMORY_GRADIENTS);
     qsi_arena_init(&t->activation_arena, t->context, QS_MEMORY_ACTIVATIONS);
     qsi_arena_init(&t->scratch_arena, t->context, QS_MEMORY_WORKSPACE);
-    if (is_fsm(t))
-        qsi_arena_add(&t->state_arena, &t->levels, qs_fsm_rule_of(t->options.fsm)->format, 1, qsi_levels_most(&t->active));
+    add_dealt(t);
     add_parameters(t);
     qsi_lora_add(t);
     add_visit_scratch(t);
@@ -223,6 +238,7 @@ qs_status qsi_trainer_plan(qs_trainer *t, int64_t *bytes)
     announce(t);
     QS_TRY(qsi_plan_arena(bytes, &t->state_arena));
     QS_TRY(qsi_plan_arena(bytes, &t->float_arena));
+    QS_TRY(qsi_plan_arena(bytes, &t->active_arena));
     QS_TRY(qsi_plan_arena(bytes, &t->gradient_arena));
     QS_TRY(qsi_plan_arena(bytes, &t->activation_arena));
     QS_TRY(qsi_plan_arena(bytes, &t->scratch_arena));
@@ -241,6 +257,7 @@ qs_status qsi_trainer_buffers(qs_trainer *t)
     announce(t);
     QS_TRY(qsi_arena_create(&t->state_arena));
     QS_TRY(qsi_arena_create(&t->float_arena));
+    QS_TRY(qsi_arena_create(&t->active_arena));
     QS_TRY(qsi_arena_create(&t->gradient_arena));
     QS_TRY(qsi_arena_create(&t->activation_arena));
     QS_TRY(qsi_arena_create(&t->scratch_arena));
@@ -254,6 +271,7 @@ void qsi_trainer_buffers_free(qs_trainer *t)
 {
     qsi_arena_free(&t->state_arena);
     qsi_arena_free(&t->float_arena);
+    qsi_arena_free(&t->active_arena);
     qsi_arena_free(&t->gradient_arena);
     qsi_arena_free(&t->activation_arena);
     qsi_arena_free(&t->scratch_arena);
@@ -307,12 +325,11 @@ fail:
 qs_status qsi_trainer_init_state(qs_trainer *t)
 {
     qs_status status = QS_OK;
-    const float control[4] = {1.0f, 0.0f, 0.0f, 0.0f};
+    qsi_phase_assign(t, 0);
     for (int64_t i = 0; i < qsi_matrix_count(t->model); i++) {
         const qsi_matrix *x = &t->model->matrices[i];
         const qsi_matrix_state *s = &t->matrices[i];
-        if (s->control.buffer)
-            QS_TRY(qs_write(t->model->queue, s->control, control));
+        QS_TRY(qsi_start_control(t, s->control));
         if (s->latent.buffer)
             QS_TRY(init_latents(t, x, s->latent));
         if (s->scale.value.buffer)

@@ -112,7 +112,7 @@ static qs_status count_deepest(qs_trainer *t, int64_t index, int64_t row, int64_
     const qsi_matrix *x = &t->model->matrices[index];
     const qs_view levels = t->matrices[index].levels;
     qsi_health *h = &t->health;
-    QS_TRY(qs_read(t->model->queue, qs_view_rows(x->weight, row, 1), h->host_words));
+    QS_TRY(qs_read(t->model->queue, qs_view_rows(t->matrices[index].weight, row - t->matrices[index].active.first, 1), h->host_words));
     QS_TRY(qs_unpack(QS_W1, 1, x->cols, h->host_words, h->host_signs));
     QS_TRY(qs_read(t->model->queue, qs_view_rows(levels, row - t->matrices[index].active.first, 1), h->host_words));
     QS_TRY(qs_unpack((qs_format)levels.format, 1, x->cols, h->host_words, h->host_states));
@@ -191,7 +191,7 @@ static qs_status measure_block(qs_trainer *t, int64_t block, tally *sum)
         }
         if (s->scale.value.buffer)
             QS_TRY(add_drift(t, index, &sum->drift));
-        sum->rows += x->rows;
+        sum->rows += s->active.count;
         sum->weights += s->active.count * x->cols;
     }
     sum->pulses = t->health.pulses[block];

@@ -105,7 +105,7 @@ static void fill_automatic(qs_train_options *o, const qs_model_config *model)
     X(amplitude_end, 0.0, 128.0)
 #define INTEGER_RANGES(X) \
     X(steps, 1, INT64_C(1) << 31) X(batch, 1, 1 << 20) X(micro_batch, 1, o.batch) X(warmup, 0, o.steps) X(sticky, 0, 256) \
-    X(recompute, 0, 1) X(optimizer, 0, QS_OPTIMIZERS - 1) X(fsm, 0, QS_FSMS - 1) X(recipe, 0, QS_RECIPE_EXACT) \
+    X(recompute, 0, 1) X(full_backward, 0, 1) X(optimizer, 0, QS_OPTIMIZERS - 1) X(fsm, 0, QS_FSMS - 1) X(recipe, 0, QS_RECIPE_EXACT) \
     X(schedule, 0, QS_SCHEDULE_CONSTANT) X(precision, 0, QS_PRECISIONS - 1) X(health_window, 0, INT64_C(1) << 31) \
     X(lora_rank, 1, 1024) \
     X(active_parts, 1, 1024) X(sweeps, 1, 1 << 20) X(active_by, 0, QS_ACTIVE_BY_BLOCKS) X(active_order, 0, QS_ACTIVE_RANDOM)
@@ -201,6 +201,7 @@ json_t *qsi_train_options_to_json(const qs_train_options *o)
     PUT_INTEGER(sticky)
     PUT_INTEGER(active_parts)
     PUT_INTEGER(sweeps)
+    PUT_INTEGER(full_backward)
 #undef PUT_INTEGER
 #define PUT_REAL(field, low, high) missing |= json_object_set_new(object, #field, json_real(o->field));
     REAL_RANGES(PUT_REAL)

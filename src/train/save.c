@@ -45,6 +45,7 @@ static json_t *manifest_of(const qs_trainer *t)
                  json_object_set_new(json_object_get(all, "text"), "test_tokens", json_integer((json_int_t)text.test_tokens)) == 0;
     if (t->options.health_window != 0)
         whole = whole && json_object_set_new(all, "health", qsi_health_to_json(t)) == 0;
+    whole = whole && qsi_delta_to_json(t, all);
     if (t->from[0])
         whole = whole && json_object_set_new(all, "from", json_pack("{s:s}", "xxh3_128", t->from)) == 0;
     if (whole)
@@ -182,7 +183,7 @@ qs_status qs_trainer_load(qs_trainer *t, const char *folder)
     json_t *manifest = NULL;
     int64_t count = 0;
     bool measured = false;
-    QS_TRY(qs_checkpoint_open(t->context, folder, &checkpoint));
+    QS_TRY((t->model->streamed ? qsi_checkpoint_open_delta : qs_checkpoint_open)(t->context, folder, &checkpoint));
     const char *text = qs_checkpoint_manifest(checkpoint);
     if (!text)
         QS_FAIL(QS_ERR_FORMAT, "%s is not a checkpoint folder (no manifest.json)", folder);
@@ -190,6 +191,7 @@ qs_status qs_trainer_load(qs_trainer *t, const char *folder)
     if (!manifest)
         QS_FAIL(QS_ERR_NOMEM, "no memory to read the manifest of %s", folder);   /* opening has parsed it */
     QS_TRY(check_manifest(t, folder, manifest));
+    QS_TRY(qsi_delta_check(t, folder, manifest));
     QS_TRY(qs_checkpoint_verify(checkpoint));
     const int64_t step = json_integer_value(json_object_get(manifest, "step"));
     qsi_phase_assign(t, qsi_max(0, step - 1));
@@ -198,6 +200,7 @@ qs_status qs_trainer_load(qs_trainer *t, const char *folder)
     for (int64_t i = 0; i < count; i++)
         if (tensors[i].part != QSI_OF_HEALTH || measured)
             QS_TRY(qsi_load_tensor(t->model->queue, checkpoint, tensors[i].name, tensors[i].view));
+    qsi_delta_loaded(t);
     const json_t *cursor = json_object_get(manifest, "cursor");
     t->step = step;
     t->awaiting = false;

@@ -188,26 +188,6 @@ static void close_source(source *s)
 
 /* ---- taking ---------------------------------------------------------------------------------------------------- */
 
-/* Masters that give the fp16 scales back: two roundings of 2^-24 are small beside half a step of fp16. */
-static qs_status masters_of_scales(qs_trainer *t, const qsi_matrix *x, qs_view master)
-{
-    qs_status status = QS_OK;
-    uint16_t *scale = qsi_alloc_array(t->context, QS_MEMORY_OTHER, x->rows, sizeof *scale);
-    float *a = qsi_alloc_array(t->context, QS_MEMORY_OTHER, x->rows, sizeof *a);
-    if (!scale || !a) {
-        status = QS_ERR_NOMEM;
-        goto fail;
-    }
-    QS_TRY(qs_read(t->model->queue, x->scale, scale));
-    for (int64_t n = 0; n < x->rows; n++)
-        a[n] = qs_half_to_float(scale[n]) / x->base;
-    QS_TRY(qs_write(t->model->queue, master, a));
-fail:
-    qsi_free(scale);
-    qsi_free(a);
-    return status;
-}
-
 /* Masters and latents, over those that the start values gave. */
 static qs_status take_refined(qs_trainer *t, const source *s, int64_t index)
 {
@@ -216,10 +196,10 @@ static qs_status take_refined(qs_trainer *t, const source *s, int64_t index)
     const refined *r = &s->refined[index];
     if (m->latent.buffer && r->latent >= 0)
         QS_TRY(qs_write(t->model->queue, m->latent, qs_checkpoint_data(s->checkpoint, r->latent)));
-    if (m->scale.value.buffer && r->master >= 0)
+    if (m->scale.value.buffer && r->master >= 0 && t->active.parts == 1)
         QS_TRY(qs_write(t->model->queue, m->scale.value, qs_checkpoint_data(s->checkpoint, r->master)));
     else if (m->scale.value.buffer)
-        QS_TRY(masters_of_scales(t, &t->model->matrices[index], m->scale.value));
+        QS_TRY(qsi_masters_of_scales(t, index));
 fail:
     return status;
 }
@@ -230,7 +210,6 @@ static qs_status take_all(qs_trainer *t, const source *s)
     for (int64_t i = 0; i < s->count && s->tensors[i].file == 0; i++)
         if (qs_checkpoint_find(s->checkpoint, s->tensors[i].name) >= 0)
             QS_TRY(qsi_load_tensor(t->model->queue, s->checkpoint, s->tensors[i].name, s->tensors[i].view));
-    t->phase.steps = 0;   /* its levels may follow the signs */
     QS_TRY(qsi_trainer_init_state(t));
     for (int64_t i = 0; i < qsi_matrix_count(t->model); i++)
         QS_TRY(take_refined(t, s, i));

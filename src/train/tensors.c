@@ -18,16 +18,18 @@ static void put(list *l, const char *base, const char *suffix, qs_view view, int
     p->file = file;
     p->slab = slab;
     p->part = part;
+    p->matrix = -1;
 }
 
-static void put_matrix(list *l, const qs_trainer *t, int64_t index, int file)
+static void put_parts(list *l, const qs_trainer *t, int64_t index, int file)
 {
     const qsi_matrix *x = &t->model->matrices[index];
     const qsi_matrix_state *s = &t->matrices[index];
     const int64_t slab = 1 + index / QSI_MATRICES;
     if (file == 0) {
-        put(l, x->name, ".weight", x->weight, 0, slab, QSI_OF_MATRIX);
-        put(l, x->name, ".weight_scale", x->scale, 0, slab, QSI_OF_MATRIX);
+        const bool apart = t->model->streamed;   /* a delta holds the rows of the phase */
+        put(l, x->name, ".weight", apart ? s->weight : x->weight, 0, slab, QSI_OF_MATRIX);
+        put(l, x->name, ".weight_scale", apart ? s->half : x->scale, 0, slab, QSI_OF_MATRIX);
         return;
     }
     put(l, x->name, ".weight_state", s->levels, 1, slab, QSI_OF_MATRIX);
@@ -44,9 +46,19 @@ static void put_matrix(list *l, const qs_trainer *t, int64_t index, int file)
     put(l, x->name, ".health", s->record, 1, slab, QSI_OF_HEALTH);
 }
 
+static void put_matrix(list *l, const qs_trainer *t, int64_t index, int file)
+{
+    const int64_t first = l->count;
+    put_parts(l, t, index, file);
+    for (int64_t i = first; i < l->count; i++)
+        l->entries[i].matrix = index;
+}
+
 static void put_float(list *l, const qs_trainer *t, int64_t index, int file)
 {
     const qsi_float *f = &t->model->floats[index];
+    if (file == 0 && t->model->streamed && !qsi_float_trains(t, index))
+        return;   /* as in the model that the delta builds on */
     if (file == 0)
         put(l, f->name, "", f->view, 0, f->slab, QSI_OF_FLOAT);
     else {

@@ -13,19 +13,35 @@ typedef struct qsi_adam {
     qs_view value, grad, m, v;
 } qsi_adam;
 
-/* What training keeps for one matrix; views that an arm does not need are absent. */
+/* What training keeps for one matrix; views that an arm does not need are absent. The first group is that of the n rows that train
+ * in this phase, all of them without fsm; it lies in the trainer's dealt buffers and is absent where the matrix rests. */
 typedef struct qsi_matrix_state {
-    qsi_rows active;            /* fsm: rows that train in this phase */
-    qs_view levels;             /* fsm: their state in the rule's format, in the trainer's levels; absent when the matrix rests */
-    qs_view row_moment;         /* fsm default: r [1, N] */
+    qsi_rows active;
+    qs_view weight, half;       /* their signs [n, K] and fp16 scales [1, n]: those of the model, or apart from a streamed one */
+    qs_view levels;             /* fsm: [n, K] in the rule's format */
+    qs_view row_moment;         /* fsm default: r [1, n] */
     qs_view column_moment;      /* c [1, K] */
     qs_view control;            /* [1, 4] = {mu, 0, 0, 0} */
+    qsi_adam scale;             /* packed arms: master of the row scales [1, n] */
+
     qs_view latent;             /* ste: F32 [N, K] */
     qs_view m, v;               /* ste, adamw: moments [N, K] */
     qs_view average;            /* bop: moving average of the gradient, F32 [N, K] */
     qs_view record;             /* fsm, ste, bop with health: of sampled rows (qsbits/ops.h, "the sample") */
-    qsi_adam scale;             /* packed arms: master of the row scales */
 } qsi_matrix_state;
+
+/* Elements of the dealt buffers that a part takes, or all parts at most. */
+typedef struct qsi_room {
+    int64_t weights, rows, cols, controls;
+} qsi_room;
+
+/* The buffers whose pieces the matrices of a phase get: [1, elements of a room]. */
+typedef struct qsi_dealt {
+    qs_view levels;
+    qs_view weights, halves;    /* streamed models: W1 and F16 */
+    qs_view row_moments, column_moments, controls;
+    qsi_adam scales;
+} qsi_dealt;
 
 /* Scratch of the visit, shared by all matrices. */
 typedef struct qsi_visit_scratch {
@@ -69,10 +85,16 @@ struct qs_trainer {
     /* what trains in the phase at hand (active.h) */
     qsi_active active;
     qsi_phase phase;
-    qs_view levels;             /* fsm: [1, most weights that are active at a time], dealt out anew in every phase */
+    int64_t lowest;             /* block down to which the backward pass goes; floats below it do not train */
+    qsi_dealt dealt;            /* state of its rows, dealt out anew in every phase */
+
+    /* in place (streamed.c) */
+    int lock;                   /* on the model's folder, -1 else */
+    char base[QSI_HEX];         /* manifest checksum of the model that the phase began with */
+    bool merged;                /* the rows of the phase are in the file */
 
     /* state that persists between steps */
-    qsi_arena state_arena, float_arena;
+    qsi_arena state_arena, float_arena, active_arena;
     qsi_matrix_state *matrices; /* [layers * QSI_MATRICES] */
     qsi_adam *floats;           /* [model->n_floats] */
     qsi_adam *adapters;         /* [model->n_adapters] */
@@ -92,8 +114,16 @@ struct qs_trainer {
     uint8_t *host_window;       /* [ctx + 1]: a window as it stands in the text */
     int32_t *host_counts;       /* [matrices, 4] */
     uint32_t *host_signs, *host_levels;   /* a row of signs, of levels */
+    float *host_floats;         /* [most rows or columns of a matrix] */
+    uint16_t *host_halves;
+    int64_t *host_uses;         /* [layers] of the blocks in a step */
     qsi_health health;
 };
+
+/* ---- trainer.c ------------------------------------------------------------------------------------------------- */
+
+/* Memory and start values of a trainer that has context, text, options and model. Resolves the options. */
+qs_status qsi_trainer_begin(qs_trainer *trainer);
 
 /* ---- options.c ------------------------------------------------------------------------------------------------- */
 
@@ -131,16 +161,57 @@ void qsi_trainer_buffers_free(qs_trainer *trainer);
 /* Start values of the state: latents, masters, the first phase. */
 qs_status qsi_trainer_init_state(qs_trainer *trainer);
 
-/* ---- levels.c: the state of the active rows --------------------------------------------------------------------- */
+/* ---- phase.c: the state of the rows that train --------------------------------------------------------------------- */
 
-/* Weights, as columns of a row, that hold the levels of any part. */
-int64_t qsi_levels_most(const qsi_active *active);
+/* Elements of a view of a row of columns: those of a range. */
+static inline qs_view qsi_columns(qs_view view, qsi_rows range)
+{
+    view.offset += (uint64_t)qs_row_bytes((qs_format)view.format, range.first);
+    view.cols = range.count;
+    return view;
+}
 
-/* Makes the phase of `step` the trainer's: deals the levels out to its rows. Their bytes stay. Without fsm all rows are active. */
+/* What the largest part takes. */
+qsi_room qsi_phase_room(const qsi_active *active);
+
+/* Makes the phase of `step` the trainer's: deals its buffers out to its rows. Their bytes stay. Without fsm all rows are active. */
 void qsi_phase_assign(qs_trainer *trainer, int64_t step);
 
-/* The same, and its levels start at random. Nothing happens inside a phase. */
+/* Whether the phase that is assigned is that of a step. */
+static inline bool qsi_phase_covers(const qs_trainer *t, int64_t step)
+{
+    return step >= t->phase.first && step < t->phase.first + t->phase.steps;
+}
+
+/* Whether the backward pass of the phase gives float i a gradient: the embedding (as a head it always has one), norms, the head. */
+static inline bool qsi_float_trains(const qs_trainer *t, int64_t i)
+{
+    if (i == 0)
+        return t->lowest == 0 || t->model->config.tied;
+    return t->floats[i].grad.buffer && (i - 1) / QSI_BLOCK_FLOATS >= t->lowest;
+}
+
+/* Assigns the phase of `step`, and its state gets start values. */
 qs_status qsi_phase_enter(qs_trainer *trainer, int64_t step);
+
+/* Masters of the active rows of a matrix that give its fp16 scales back. */
+qs_status qsi_masters_of_scales(qs_trainer *trainer, int64_t index);
+
+/* mu = 1 */
+qs_status qsi_start_control(qs_trainer *trainer, qs_view control);
+
+/* ---- streamed.c: training a model in place, streamed from its file ------------------------------------------------------ */
+
+/* The rows of the phase that is assigned: copied out of the slabs, and laid over them from now on. Nothing for resident models. */
+qs_status qsi_phase_fetch(qs_trainer *trainer);
+
+/* Adds what makes the manifest of a checkpoint a delta; false without memory. */
+bool qsi_delta_to_json(const qs_trainer *trainer, json_t *manifest);
+
+/* Loading one: before, whether it fits the model that is trained, because it builds on it or was merged into it (ARG names both);
+ * after, its rows are used from now on. Nothing for runs that are not in place. */
+qs_status qsi_delta_check(qs_trainer *trainer, const char *folder, const json_t *manifest);
+void qsi_delta_loaded(qs_trainer *trainer);
 
 /* ---- start.c: starting from the weights of a checkpoint --------------------------------------------------------------- */
 
@@ -190,6 +261,7 @@ typedef struct qsi_persistent {
     qs_view view;
     int file;                   /* 0 model, 1 state */
     int64_t slab;
+    int64_t matrix;             /* whose state it is, -1: of none */
     qsi_part part;
 } qsi_persistent;
 

@@ -2,32 +2,52 @@
  * gradients through the block exist. */
 #include <math.h>
 #include <string.h>
+#include "core/in_place.h"
 #include "train/train.h"
+
+/* Everything that can be refused before there is memory; resolves the options. */
+static qs_status check_run(qs_trainer *t, const qs_model_config *c)
+{
+    qs_status status = QS_OK;
+    qs_cursor probe = {0, 0};
+    int64_t start = 0;
+    QS_TRY(qs_train_options_resolve(&t->options, c));
+    if (c->vocab < 256)
+        QS_FAIL(QS_ERR_SHAPE, "vocab is %lld; byte text needs 256", (long long)c->vocab);
+    QS_TRY(qs_text_next_window(t->text, c->ctx, t->options.seed, &probe, &start));
+    QS_TRY(qsi_trainer_rows(t, c->ctx));
+fail:
+    return status;
+}
+
+qs_status qsi_trainer_begin(qs_trainer *t)
+{
+    qs_status status = QS_OK;
+    QS_TRY(check_run(t, &t->model->config));
+    QS_TRY(qs_model_set_precision(t->model, t->options.precision));
+    QS_TRY(qsi_trainer_buffers(t));
+    QS_TRY(qsi_trainer_init_state(t));
+fail:
+    return status;
+}
 
 qs_status qs_trainer_create(qs_context *context, const qs_model_config *config, const qs_train_options *options,
                             qs_text *text, qs_trainer **out)
 {
     qs_status status = QS_OK;
     qs_model_config c = *config;
-    qs_cursor probe = {0, 0};
-    int64_t start = 0;
     qs_trainer *t = qsi_alloc(context, QS_MEMORY_OTHER, sizeof *t);
     if (!t)
         return QS_ERR_NOMEM;
     t->context = context;
     t->text = text;
     t->options = *options;
+    t->lock = -1;
     qsi_train_config(options, &c);
     QS_TRY(qs_model_config_resolve(&c));
-    QS_TRY(qs_train_options_resolve(&t->options, &c));
-    if (c.vocab < 256)
-        QS_FAIL(QS_ERR_SHAPE, "vocab is %lld; byte text needs 256", (long long)c.vocab);
-    QS_TRY(qs_text_next_window(text, c.ctx, t->options.seed, &probe, &start));
-    QS_TRY(qsi_trainer_rows(t, c.ctx));
+    QS_TRY(check_run(t, &c));
     QS_TRY(qs_model_create(context, &c, t->options.seed, &t->model));
-    QS_TRY(qs_model_set_precision(t->model, t->options.precision));
-    QS_TRY(qsi_trainer_buffers(t));
-    QS_TRY(qsi_trainer_init_state(t));
+    QS_TRY(qsi_trainer_begin(t));
     *out = t;
     t = NULL;
 fail:
@@ -41,6 +61,7 @@ void qs_trainer_free(qs_trainer **trainer)
         return;
     qsi_trainer_buffers_free(*trainer);
     qs_model_free(&(*trainer)->model);
+    qsi_lock_release(&(*trainer)->lock);
     qsi_free(*trainer);
     *trainer = NULL;
 }
@@ -111,10 +132,12 @@ static qs_status forward(qs_trainer *t, double *loss)
     float value = 0.0f;
     QS_TRY(qsi_embed(m, t->h[0], t->tokens));
     for (int64_t l = 0; l < m->config.layers; l++) {
+        QS_TRY(qsi_block_enter(m, l));
         for (int64_t first = 0; first < t->rows; first += t->micro_rows) {
             const piece p = piece_of(t, l, first);
             QS_TRY(run_forward(t, l, &p));
         }
+        QS_TRY(qsi_block_leave(m, l));
     }
     QS_TRY(qsi_loss_forward(m, &t->loss, t->h[m->config.layers]));
     const qs_view partial = qs_view_at(t->partial.buffer, t->partial.offset, QS_F32, t->partial.rows, 1);  /* one sum a chunk */
@@ -204,16 +227,19 @@ static qs_status backward(qs_trainer *t, const qsi_rates *rates)
     g->dmid = t->stream_grads[1];
     g->din = t->stream_grads[2];
     QS_TRY(head_backward(t));
-    for (int64_t l = t->model->config.layers - 1; l >= 0; l--) {
+    for (int64_t l = t->model->config.layers - 1; l >= t->lowest; l--) {
+        QS_TRY(qsi_block_enter(t->model, l));
         QS_TRY(block_backward(t, l));
         QS_TRY(block_update(t, l, rates));
+        QS_TRY(qsi_block_leave(t->model, l));
         const qs_view free_view = g->dmid;
         g->dmid = g->dout;
         g->dout = g->din;
         g->din = free_view;
     }
-    QS_TRY(qsi_run(t->model->queue, qs_op_embed_grad(t->floats[0].grad, t->tokens, g->dout,
-                                                      t->model->config.tied ? QS_FLAG_ADD : 0)));
+    if (t->lowest == 0)
+        QS_TRY(qsi_run(t->model->queue, qs_op_embed_grad(t->floats[0].grad, t->tokens, g->dout,
+                                                          t->model->config.tied ? QS_FLAG_ADD : 0)));
     QS_TRY(qsi_update_floats(t, rates));
 fail:
     return status;
@@ -243,6 +269,30 @@ fail:
     return status;
 }
 
+/* The order of blocks in a step, as far as it is known: in the first step of a phase, entered after the forward pass, only that. */
+static qs_status expect_blocks(qs_trainer *t)
+{
+    qs_status status = QS_OK;
+    const int64_t top = t->model->config.layers - 1;
+    qsi_blocks_forget(t->model);
+    QS_TRY(qsi_blocks_expect(t->model, 0, top));
+    if (qsi_phase_covers(t, t->step))
+        QS_TRY(qsi_blocks_expect(t->model, top, t->lowest));
+fail:
+    return status;
+}
+
+static qs_status enter_phase(qs_trainer *t)
+{
+    qs_status status = QS_OK;
+    if (qsi_phase_covers(t, t->step))
+        return QS_OK;
+    QS_TRY(qsi_phase_enter(t, t->step));
+    QS_TRY(qsi_blocks_expect(t->model, t->model->config.layers - 1, t->lowest));
+fail:
+    return status;
+}
+
 qs_status qs_trainer_step(qs_trainer *t, qs_step_info *info)
 {
     qs_status status = QS_OK;
@@ -252,13 +302,15 @@ qs_status qs_trainer_step(qs_trainer *t, qs_step_info *info)
     if (t->step >= t->options.steps)
         QS_FAIL(QS_ERR_ARG, "all %lld steps of this run are done", (long long)t->options.steps);
     QS_TRY(qsi_trainer_check_started(t));
+    QS_TRY(qs_trainer_merge(t));
     qsi_rates_at(&t->options, t->step, &rates);
     QS_TRY(load_batch(t, &cursor));
+    QS_TRY(expect_blocks(t));
     QS_TRY(forward(t, &result.loss));
     if (!isfinite(result.loss))
         QS_FAIL(QS_ERR_NONFINITE, "the loss of step %lld is %g; lower the learning rates (now lr %g, scale_lr %g)",
                 (long long)t->step + 1, result.loss, t->options.lr, t->options.scale_lr);
-    QS_TRY(qsi_phase_enter(t, t->step));   /* not before: after NONFINITE the levels are those of the last step */
+    QS_TRY(enter_phase(t));   /* not before: after NONFINITE the levels are those of the last step */
     qsi_health_begin(t);
     QS_TRY(backward(t, &rates));
     QS_TRY(read_counts(t, &result));

@@ -20,33 +20,25 @@ static qs_adamw adamw(double lr, double weight_decay, const qsi_rates *r)
                       .c1 = r->c1, .c2 = r->c2};
 }
 
-/* Columns of a float view. */
-static qs_view columns(qs_view view, qsi_rows range)
-{
-    view.offset += (uint64_t)qs_row_bytes((qs_format)view.format, range.first);
-    view.cols = range.count;
-    return view;
-}
-
 /* The visit of the active rows with everything that does not depend on the recipe. */
 static qs_fsm_visit visit_of(qs_trainer *t, int64_t index, const qsi_rates *r)
 {
     const qsi_matrix *x = &t->model->matrices[index];
     const qsi_visit_scratch *s = &t->visit;
-    const qsi_rows active = t->matrices[index].active;
+    const qsi_matrix_state *m = &t->matrices[index];
     return (qs_fsm_visit){
-        .w = qs_view_rows(x->weight, active.first, active.count),
-        .state = t->matrices[index].levels,
-        .scale = columns(x->scale, active),
-        .a = vector(s->a, active.count),
+        .w = m->weight,
+        .state = m->levels,
+        .scale = m->half,
+        .a = vector(s->a, m->active.count),
         .b = vector(s->b, x->cols),
         .theta = s->theta,
-        .r_now = vector(s->r_now, active.count),
+        .r_now = vector(s->r_now, m->active.count),
         .c_now = vector(s->c_now, x->cols),
-        .dmaster = columns(t->matrices[index].scale.grad, active),
+        .dmaster = m->scale.grad,
         .counts = qs_view_rows(s->counts, index, 1),
-        .sample = t->matrices[index].record,
-        .first_row = active.first,
+        .sample = m->record,
+        .first_row = m->active.first,
         .whole_rows = x->rows,
         .fsm = t->options.fsm,
         .sticky = t->options.sticky,
@@ -61,14 +53,14 @@ static qs_fsm_visit visit_of(qs_trainer *t, int64_t index, const qsi_rates *r)
 static qs_op threshold(qs_trainer *t, int64_t index, const qs_fsm_visit *u, const qsi_rates *r)
 {
     const qsi_matrix_state *m = &t->matrices[index];
-    return qs_op_fsm_threshold(u->a, u->b, u->theta, columns(m->row_moment, m->active), m->column_moment, m->control, r->z0);
+    return qs_op_fsm_threshold(u->a, u->b, u->theta, m->row_moment, m->column_moment, m->control, r->z0);
 }
 
 static qs_op statistics(qs_trainer *t, int64_t index, const qs_fsm_visit *u, const qsi_rates *r)
 {
     const qsi_matrix_state *m = &t->matrices[index];
     const qsi_matrix *x = &t->model->matrices[index];
-    return qs_op_fsm_statistics(columns(m->row_moment, m->active), m->column_moment, m->control, u->r_now, u->c_now, u->counts,
+    return qs_op_fsm_statistics(m->row_moment, m->column_moment, m->control, u->r_now, u->c_now, u->counts,
                                 r->beta, (float)r->density, r->slope, m->active.count * x->cols, r->first ? QS_FLAG_FIRST : 0);
 }
 
@@ -220,7 +212,7 @@ qs_status qsi_update_matrix(qs_trainer *t, int64_t index, qs_view dy, qs_view x,
     const qsi_rows active = t->matrices[index].active;
     if (active.count == 0)
         return QS_OK;
-    QS_TRY(update(t, index, columns(dy, active), x, r));
+    QS_TRY(update(t, index, qsi_columns(dy, active), x, r));
     QS_TRY(qsi_health_gradient(t, index));
 fail:
     return status;
@@ -233,11 +225,10 @@ static qs_view clipped(const qs_trainer *t, int64_t i)
 {
     const int64_t floats = t->model->n_floats, scales = qsi_matrix_count(t->model);
     if (i < floats)
-        return t->floats[i].grad;
+        return qsi_float_trains(t, i) ? t->floats[i].grad : qs_absent();
     if (i >= floats + scales)
         return t->adapters[i - floats - scales].grad;
-    const qsi_matrix_state *s = &t->matrices[i - floats];
-    return s->scale.grad.buffer && s->active.count > 0 ? columns(s->scale.grad, s->active) : qs_absent();
+    return t->matrices[i - floats].scale.grad;
 }
 
 /* clip_factor = min(1, clip / norm of all their gradients) */
@@ -267,18 +258,15 @@ qs_status qsi_update_floats(qs_trainer *t, const qsi_rates *r)
         QS_TRY(measure_clip(t));
     for (int64_t i = 0; i < t->model->n_floats; i++) {
         const qsi_adam *a = &t->floats[i];
-        if (a->grad.buffer)
+        if (qsi_float_trains(t, i))
             QS_TRY(qsi_run(queue, qs_op_adamw(a->value, a->grad, a->m, a->v, factor, qs_absent(), adamw(r->lr, 0.0, r))));
     }
     for (int64_t i = 0; i < qsi_matrix_count(t->model); i++) {
         const qsi_adam *a = &t->matrices[i].scale;
-        const qsi_matrix *x = &t->model->matrices[i];
-        const qsi_rows active = t->matrices[i].active;
-        if (!a->grad.buffer || active.count == 0)
+        if (!a->grad.buffer)
             continue;
-        QS_TRY(qsi_run(queue, qs_op_adamw(columns(a->value, active), columns(a->grad, active), columns(a->m, active),
-                                          columns(a->v, active), factor, qs_absent(), adamw(r->scale_lr, 0.0, r))));
-        QS_TRY(qsi_run(queue, qs_op_scales(columns(x->scale, active), columns(a->value, active), x->base)));
+        QS_TRY(qsi_run(queue, qs_op_adamw(a->value, a->grad, a->m, a->v, factor, qs_absent(), adamw(r->scale_lr, 0.0, r))));
+        QS_TRY(qsi_run(queue, qs_op_scales(t->matrices[i].half, a->value, t->model->matrices[i].base)));
     }
     for (int64_t i = 0; i < t->model->n_adapters; i++) {
         const qsi_adam *a = &t->adapters[i];

@@ -1,0 +1,327 @@
+/* streamed.c - training in place: the model stays in its file, the rows of a phase are in memory. Deltas and merges know them. */
+#include <stdio.h>
+#include <string.h>
+#include "core/in_place.h"
+#include "io/manifest.h"
+#include "io/merge.h"
+#include "train/train.h"
+
+enum { SLOTS = 3, MARGIN = 20 };   /* 1/20 of the RAM budget stays free */
+
+void qs_stream_options_default(qs_stream_options *options)
+{
+    *options = (qs_stream_options){.struct_size = sizeof *options, .slots = SLOTS};
+}
+
+/* ---- the rows of a phase ---------------------------------------------------------------------------------------- */
+
+static bool block_trains(const qs_trainer *t, int64_t block)
+{
+    for (int i = 0; i < QSI_MATRICES; i++)
+        if (t->matrices[block * QSI_MATRICES + i].active.count > 0)
+            return true;
+    return false;
+}
+
+static void lay_nothing_over(qs_trainer *t)
+{
+    for (int64_t i = 0; i < qsi_matrix_count(t->model); i++)
+        t->model->matrices[i].trained_weight = t->model->matrices[i].trained_scale = qs_absent();
+}
+
+/* From now on the rows of the phase, whose values are in memory, are used instead of those of the slabs. */
+static void lay_over(qs_trainer *t)
+{
+    for (int64_t i = 0; i < qsi_matrix_count(t->model); i++) {
+        qsi_matrix *x = &t->model->matrices[i];
+        x->trained_first = t->matrices[i].active.first;
+        x->trained_weight = t->matrices[i].weight;
+        x->trained_scale = t->matrices[i].half;
+    }
+}
+
+static qs_status copy_rows(qs_trainer *t, int64_t block)
+{
+    qs_status status = QS_OK;
+    for (int64_t i = block * QSI_MATRICES; i < (block + 1) * QSI_MATRICES; i++) {
+        const qsi_matrix *x = &t->model->matrices[i];
+        const qsi_matrix_state *s = &t->matrices[i];
+        if (s->active.count == 0)
+            continue;
+        QS_TRY(qsi_run(t->model->queue, qs_op_copy(s->weight, qs_view_rows(x->weight, s->active.first, s->active.count))));
+        QS_TRY(qsi_run(t->model->queue, qs_op_copy(s->half, qsi_columns(x->scale, s->active))));
+    }
+fail:
+    return status;
+}
+
+/* How often a step uses each block. */
+static void tell_uses(qs_trainer *t)
+{
+    for (int64_t l = 0; l < t->model->config.layers; l++)
+        t->host_uses[l] = l >= t->lowest ? 2 : 1;
+    qsi_stream_uses(t->model->stream, t->host_uses);
+}
+
+qs_status qsi_phase_fetch(qs_trainer *t)
+{
+    qs_status status = QS_OK;
+    if (!t->model->streamed)
+        return QS_OK;
+    lay_nothing_over(t);
+    qsi_blocks_forget(t->model);
+    tell_uses(t);
+    for (int64_t l = t->lowest; l < t->model->config.layers; l++)
+        if (block_trains(t, l))
+            QS_TRY(qsi_blocks_expect(t->model, l, l));
+    for (int64_t l = t->lowest; l < t->model->config.layers; l++) {
+        if (!block_trains(t, l))
+            continue;
+        QS_TRY(qsi_block_enter(t->model, l));
+        QS_TRY(copy_rows(t, l));
+        QS_TRY(qsi_block_leave(t->model, l));
+    }
+    lay_over(t);
+    t->merged = false;
+fail:
+    return status;
+}
+
+/* ---- the model ---------------------------------------------------------------------------------------------------- */
+
+/* Its manifest (new reference), whose own checksum names this state of the model. */
+static qs_status read_manifest(const qs_checkpoint *checkpoint, json_t **out, char seal[QSI_HEX])
+{
+    qs_status status = QS_OK;
+    json_t *manifest = json_loads(qs_checkpoint_manifest(checkpoint), JSON_REJECT_DUPLICATES, NULL);
+    if (!manifest)
+        QS_FAIL(QS_ERR_NOMEM, "no memory to read the manifest of %s", qs_checkpoint_path(checkpoint));
+    snprintf(seal, QSI_HEX, "%s", json_string_value(json_object_get(manifest, QSI_SEAL)));
+    if (out)
+        *out = manifest;
+    else
+        json_decref(manifest);
+fail:
+    return status;
+}
+
+/* Levels of another run would say nothing about signs that have moved on. */
+static qs_status check_stateless(const qs_checkpoint *checkpoint)
+{
+    qs_status status = QS_OK;
+    for (int64_t i = 0; i < qs_checkpoint_count(checkpoint); i++) {
+        qs_tensor_info info;
+        QS_TRY(qs_checkpoint_tensor(checkpoint, i, &info));
+        if (strcmp(info.file, qsi_file_names[QSI_STATE_FILE]) == 0)
+            QS_FAIL(QS_ERR_ARG, "%s holds the training state of another run (%s); make a model of it with qsbits init --from, or "
+                    "continue it with --from", qs_checkpoint_path(checkpoint), info.name);
+    }
+fail:
+    return status;
+}
+
+/* Host memory for slabs: what is asked for, or all that they take as far as the budget goes. */
+static int64_t stream_memory(qs_context *context, const qs_checkpoint *checkpoint, const qs_stream_options *options)
+{
+    int64_t all = 0, largest = 0;
+    for (int64_t i = 1; i < qs_checkpoint_slab_count(checkpoint, 0) - 1; i++) {
+        qs_slab_info slab;
+        if (qs_checkpoint_slab(checkpoint, 0, i, &slab) != QS_OK)
+            break;
+        all += qsi_round_up((int64_t)slab.bytes, QS_SLAB_ALIGN);
+        largest = qsi_max(largest, (int64_t)slab.bytes);
+    }
+    all += 2 * qsi_round_up(largest, QS_SLAB_ALIGN);
+    if (options->ram_bytes > 0)
+        return qsi_min((int64_t)options->ram_bytes, all);
+    const int64_t budget = qsi_budget(context, QS_POOL_RAM);
+    qs_memory_usage used;
+    qs_memory_in(context, QS_POOL_RAM, QS_MEMORY_TAGS, &used);
+    return budget == INT64_MAX ? all : qsi_min(all, budget - budget / MARGIN - (int64_t)used.current_bytes);
+}
+
+static qs_status open_model(qs_trainer *t, const char *folder, const qs_stream_options *options, int64_t ctx)
+{
+    qs_status status = QS_OK;
+    qs_checkpoint *checkpoint = NULL;
+    QS_TRY(qsi_lock_take(folder, &t->lock));
+    QS_TRY(qsi_model_recover(t->context, folder, NULL));
+    QS_TRY(qs_checkpoint_open(t->context, folder, &checkpoint));
+    QS_TRY(check_stateless(checkpoint));
+    QS_TRY(read_manifest(checkpoint, NULL, t->base));
+    const qsi_stream_options o = {.slots = options->slots, .ram_bytes = stream_memory(t->context, checkpoint, options)};
+    QS_TRY(qsi_model_open_streamed(t->context, folder, &o, &t->model));
+    if (ctx > 0)
+        t->model->config.ctx = ctx;
+    QS_TRY(qs_model_config_resolve(&t->model->config));
+    QS_TRY(qsi_model_positions(t->model, t->model->config.ctx));
+fail:
+    qs_checkpoint_close(&checkpoint);
+    return status;
+}
+
+qs_status qs_trainer_create_in_place(qs_context *context, const char *folder, const qs_stream_options *stream, int64_t ctx,
+                                     const qs_train_options *options, qs_text *text, qs_trainer **out)
+{
+    qs_status status = QS_OK;
+    qs_trainer *t = qsi_alloc(context, QS_MEMORY_OTHER, sizeof *t);
+    if (!t)
+        return QS_ERR_NOMEM;
+    t->context = context;
+    t->text = text;
+    t->options = *options;
+    t->options.health_window = 0;
+    t->lock = -1;
+    if (options->optimizer != QS_OPTIMIZER_FSM || options->recipe != QS_RECIPE_DEFAULT)
+        QS_FAIL(QS_ERR_ARG, "only fsm with its default recipe trains a model in place");
+    QS_TRY(open_model(t, folder, stream, ctx));
+    QS_TRY(qsi_trainer_begin(t));
+    *out = t;
+    t = NULL;
+fail:
+    qs_trainer_free(&t);
+    return status;
+}
+
+void qs_trainer_stream_stats(const qs_trainer *t, qs_stream_stats *stats)
+{
+    qsi_stream_stats s = {0};
+    if (t->model->stream)
+        qsi_stream_get_stats(t->model->stream, &s);
+    *stats = (qs_stream_stats){s.acquired, s.from_slot, s.from_ram, s.read_bytes, s.copied_bytes,
+                               s.read_seconds, s.copy_seconds, s.transfer_seconds, s.wait_seconds};
+}
+
+/* ---- merging -------------------------------------------------------------------------------------------------------- */
+
+int qs_trainer_must_merge(const qs_trainer *t)
+{
+    return t->model->streamed && !t->merged && t->step > 0 && t->step == t->phase.first + t->phase.steps;
+}
+
+/* Where the rows of tensor p of the model file lie, of a vector its elements: all but those of matrices are whole. */
+static qsi_patch patch_of(const qs_trainer *t, const qsi_persistent *p)
+{
+    qsi_patch patch = {.rows = p->view.format != QS_W1 && p->view.rows == 1 ? p->view.cols : p->view.rows};
+    snprintf(patch.name, sizeof patch.name, "%s", p->name);
+    if (p->matrix >= 0)
+        patch.first_row = t->matrices[p->matrix].active.first;
+    return patch;
+}
+
+typedef struct source {
+    qs_queue *queue;
+    const qsi_persistent *tensors;
+} source;
+
+static qs_status fetch(void *user, int64_t index, void *bytes, int64_t n_bytes)
+{
+    const source *s = user;
+    (void)n_bytes;
+    return qs_read(s->queue, s->tensors[index].view, bytes);
+}
+
+/* The file has changed: it is opened anew, and blocks whose rows trained are read again. */
+static qs_status reopen(qs_trainer *t)
+{
+    qs_status status = QS_OK;
+    qs_checkpoint *checkpoint = NULL;
+    QS_TRY(qs_checkpoint_open(t->context, qs_checkpoint_path(t->model->source), &checkpoint));
+    QS_TRY(read_manifest(checkpoint, NULL, t->base));
+    for (int64_t l = 0; l < t->model->config.layers; l++)
+        if (block_trains(t, l))
+            qsi_stream_changed(t->model->stream, checkpoint, l);
+    qs_checkpoint_close(&t->model->source);
+    t->model->source = checkpoint;
+    checkpoint = NULL;
+fail:
+    qs_checkpoint_close(&checkpoint);
+    return status;
+}
+
+qs_status qs_trainer_merge(qs_trainer *t)
+{
+    qs_status status = QS_OK;
+    qsi_persistent *tensors = NULL;
+    qsi_patch *patches = NULL;
+    json_t *fields = NULL;
+    int64_t count = 0, patched = 0;
+    if (!qs_trainer_must_merge(t))
+        return QS_OK;
+    QS_TRY(qsi_trainer_tensors(t, &tensors, &count));
+    patches = qsi_alloc_array(t->context, QS_MEMORY_IO, count, sizeof *patches);
+    if (!patches)
+        QS_TRY(QS_ERR_NOMEM);
+    for (; patched < count && tensors[patched].file == 0; patched++)
+        patches[patched] = patch_of(t, &tensors[patched]);
+    qsi_blocks_forget(t->model);
+    /* which state the model was in before: so the run's checkpoint is known to be in it */
+    fields = json_pack("{s:{s:s, s:I}}", "merged", "base", t->base, "step", (json_int_t)t->step);
+    if (!fields)
+        QS_FAIL(QS_ERR_NOMEM, "no memory for the manifest of %s", qs_checkpoint_path(t->model->source));
+    source s = {t->model->queue, tensors};
+    QS_TRY(qsi_model_merge(t->context, qs_checkpoint_path(t->model->source), patches, patched, fetch, &s, fields));
+    QS_TRY(reopen(t));
+    lay_nothing_over(t);
+    t->merged = true;
+fail:
+    json_decref(fields);
+    qsi_free(patches);
+    qsi_free(tensors);
+    return status;
+}
+
+/* ---- deltas ----------------------------------------------------------------------------------------------------------- */
+
+bool qsi_delta_to_json(const qs_trainer *t, json_t *manifest)
+{
+    qsi_persistent *tensors = NULL;
+    int64_t count = 0;
+    if (!t->model->streamed)
+        return true;
+    json_t *ranges = json_array();
+    bool whole = ranges && qsi_trainer_tensors(t, &tensors, &count) == QS_OK;
+    for (int64_t i = 0; whole && i < count && tensors[i].file == 0; i++) {
+        const qsi_patch patch = patch_of(t, &tensors[i]);
+        whole = json_array_append_new(ranges, json_pack("{s:s, s:I, s:I}", "tensor", patch.name, "first_row",
+                                                        (json_int_t)patch.first_row, "rows", (json_int_t)patch.rows)) == 0;
+    }
+    qsi_free(tensors);
+    return json_object_set_new(manifest, "ranges", ranges) == 0 && whole &&
+           json_object_set_new(manifest, "base", json_string(t->base)) == 0 &&
+           json_object_set_new(manifest, "kind", json_string("delta")) == 0;
+}
+
+qs_status qsi_delta_check(qs_trainer *t, const char *folder, const json_t *manifest)
+{
+    qs_status status = QS_OK;
+    char seal[QSI_HEX];
+    json_t *model = NULL;
+    const char *base = json_string_value(json_object_get(manifest, "base"));
+    if (!t->model->streamed)
+        return QS_OK;
+    if (!qsi_is_checksum(base))
+        QS_FAIL(QS_ERR_ARG, "%s is a checkpoint of a whole model; a run that trains in place continues from deltas", folder);
+    QS_TRY(read_manifest(t->model->source, &model, seal));
+    const json_t *history = json_object_get(model, "merged");
+    const char *before = json_string_value(json_object_get(history, "base"));
+    t->merged = before && strcmp(before, base) == 0 &&
+                json_integer_value(json_object_get(history, "step")) == json_integer_value(json_object_get(manifest, "step"));
+    if (!t->merged && strcmp(base, t->base) != 0)
+        QS_FAIL(QS_ERR_ARG, "%s builds on the model %s, but %s is %s; another run has trained it since, or it is another model",
+                folder, base, qs_checkpoint_path(t->model->source), t->base);
+fail:
+    json_decref(model);
+    return status;
+}
+
+void qsi_delta_loaded(qs_trainer *t)
+{
+    if (!t->model->streamed)
+        return;
+    qsi_blocks_forget(t->model);
+    tell_uses(t);
+    lay_nothing_over(t);
+    if (!t->merged)
+        lay_over(t);
+}

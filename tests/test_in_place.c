@@ -1,0 +1,140 @@
+/* test_in_place.c - training a model in its file: the bytes are those of a resident run, for any memory, slots, order and machine; the file
+ * changes at the end of a phase and never within one; a run goes on after a stop at any step, before or after a merge. */
+#include <stdbool.h>
+#include "training_case.h"
+
+enum { TEXT_TOKENS = 3000, LAYERS = 4 };
+
+/* 4 layers in parts that end inside blocks; 4 steps a phase. */
+static setup phased_setup(qs_fsm fsm, int64_t parts, qs_active_by by, qs_active_order order)
+{
+    setup s = small_setup(QS_OPTIMIZER_FSM, fsm, QS_RECIPE_DEFAULT);
+    s.config.layers = LAYERS;
+    s.config.dim = 96;
+    s.config.ffn = 160;
+    s.options.active_parts = parts;
+    s.options.sweeps = 1;
+    s.options.active_by = by;
+    s.options.active_order = order;
+    s.options.steps = 4 * parts;
+    s.options.recompute = 1;
+    s.options.health_window = 0;
+    ok(qs_model_config_resolve(&s.config));
+    ok(qs_train_options_resolve(&s.options, &s.config));
+    return s;
+}
+
+static void make_model(const setup *s, const char *folder)
+{
+    qs_context *context = open_context(1, NULL, NULL);
+    ok(qs_model_write_new(context, &s->config, 77, folder, NULL, NULL));
+    qs_close(&context);
+}
+
+/* Memory for two blocks of a model, the least that streaming takes. */
+static uint64_t two_blocks(const char *folder)
+{
+    qs_checkpoint *c = open_checkpoint(folder);
+    qs_slab_info slab;
+    uint64_t most = 0;
+    for (int64_t i = 1; i <= LAYERS; i++) {
+        ok(qs_checkpoint_slab(c, 0, i, &slab));
+        most = slab.bytes > most ? slab.bytes : most;
+    }
+    qs_checkpoint_close(&c);
+    return 2 * ((most + QS_SLAB_ALIGN - 1) / QS_SLAB_ALIGN * QS_SLAB_ALIGN);
+}
+
+static void drop(const char *folder)
+{
+    assert_int_equal(nftw(folder, remove_entry, 16, FTW_DEPTH | FTW_PHYS), 0);
+}
+
+static run_case open_in_place(const setup *s, const char *folder, int64_t slots, uint64_t ram, int threads)
+{
+    run_case r = {open_context(threads, NULL, NULL), NULL, NULL};
+    qs_stream_options stream;
+    qs_stream_options_default(&stream);
+    stream.slots = slots;
+    stream.ram_bytes = ram;
+    r.text = prose_text(r.context, TEXT_TOKENS, 0.1);
+    ok(qs_trainer_create_in_place(r.context, folder, &stream, s->config.ctx, &s->options, r.text, &r.trainer));
+    return r;
+}
+
+/* Every tensor of the model file a is in b, byte for byte. */
+static void same_model(const char *a, const char *b)
+{
+    qs_checkpoint *x = open_checkpoint(a), *y = open_checkpoint(b);
+    ok(qs_checkpoint_verify(x));
+    ok(qs_checkpoint_verify(y));
+    int64_t compared = 0;
+    for (int64_t i = 0; i < qs_checkpoint_count(x); i++) {
+        qs_tensor_info p, q;
+        ok(qs_checkpoint_tensor(x, i, &p));
+        if (strcmp(p.file, "model.safetensors") != 0)
+            continue;
+        const int64_t j = qs_checkpoint_find(y, p.name);
+        assert_true(j >= 0);
+        ok(qs_checkpoint_tensor(y, j, &q));
+        assert_true(p.bytes == q.bytes);
+        if (memcmp(qs_checkpoint_data(x, i), qs_checkpoint_data(y, j), (size_t)p.bytes) != 0)
+            fail_msg("%s differs between %s and %s", p.name, a, b);
+        compared++;
+    }
+    assert_true(compared > 14 * LAYERS);
+    qs_checkpoint_close(&x);
+    qs_checkpoint_close(&y);
+}
+
+/* The resident run from the same model: its losses, and its checkpoint in `folder`. */
+static void run_resident(const setup *s, const char *model, const char *folder, double *losses)
+{
+    run_case r = open_run_case(s, TEXT_TOKENS, 1, NULL);
+    ok(qs_trainer_start_from(r.trainer, model));
+    for (int64_t step = 0; step < s->options.steps; step++)
+        losses[step] = train_to(r.trainer, step + 1).loss;
+    ok(qs_trainer_save(r.trainer, folder));
+    close_run_case(&r);
+}
+
+static void check_same(const setup *s, int64_t slots, bool little, int threads)
+{
+    const file_path model = path_of("model"), resident = path_of("resident");
+    double losses[64];
+    make_model(s, model.text);
+    run_resident(s, model.text, resident.text, losses);
+    run_case r = open_in_place(s, model.text, slots, little ? two_blocks(model.text) : 0, threads);
+    for (int64_t step = 0; step < s->options.steps; step++) {
+        const qs_step_info info = train_to(r.trainer, step + 1);
+        if (info.loss != losses[step])
+            fail_msg("step %lld: loss %.17g in place, %.17g resident", (long long)step, info.loss, losses[step]);
+    }
+    ok(qs_trainer_merge(r.trainer));
+    assert_false(qs_trainer_must_merge(r.trainer));
+    close_run_case(&r);
+    same_model(model.text, resident.text);
+    drop(model.text);
+    drop(resident.text);
+}
+
+static void test_same_bytes(void **state)
+{
+    (void)state;
+    static const qs_fsm machines[] = {QS_FSM_C4, QS_FSM_C8, QS_FSM_C2, QS_FSM_T2};
+    for (int m = 0; m < 4; m++) {
+        setup s = phased_setup(machines[m], 5, m == 1 ? QS_ACTIVE_BY_ROWS : QS_ACTIVE_BY_BLOCKS,
+                               m == 2 ? QS_ACTIVE_TOP_DOWN : m == 3 ? QS_ACTIVE_RANDOM : QS_ACTIVE_BOTTOM_UP);
+        s.options.full_backward = m == 3;
+        s.config.tied = m == 2;
+        check_same(&s, 2 + m, m % 2, 1 + m % 2);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_same_bytes),
+    };
+    return cmocka_run_group_tests(tests, make_test_folder, drop_test_folder);
+}
