@@ -131,10 +131,144 @@ static void test_same_bytes(void **state)
     }
 }
 
+/* ---- the file ------------------------------------------------------------------------------------------------------- */
+
+static void read_file(const char *folder, char **bytes, long *n)
+{
+    char path[400];
+    snprintf(path, sizeof path, "%s/model.safetensors", folder);
+    FILE *file = fopen(path, "rb");
+    assert_non_null(file);
+    assert_int_equal(fseek(file, 0, SEEK_END), 0);
+    *n = ftell(file);
+    *bytes = malloc((size_t)*n);
+    rewind(file);
+    assert_non_null(*bytes);
+    assert_int_equal(fread(*bytes, 1, (size_t)*n, file), (size_t)*n);
+    fclose(file);
+}
+
+/* Within a phase the file stays; a merge changes it, once. */
+static void test_file_changes_between_phases(void **state)
+{
+    (void)state;
+    const setup s = phased_setup(QS_FSM_C4, 3, QS_ACTIVE_BY_BLOCKS, QS_ACTIVE_BOTTOM_UP);
+    const file_path model = path_of("model");
+    make_model(&s, model.text);
+    run_case r = open_in_place(&s, model.text, 2, 0, 1);
+    char *before = NULL, *now = NULL;
+    long n = 0, m = 0;
+    read_file(model.text, &before, &n);
+    for (int64_t step = 1; step <= s.options.steps; step++) {
+        train_to(r.trainer, step);
+        read_file(model.text, &now, &m);
+        assert_int_equal(n, m);
+        assert_memory_equal(before, now, (size_t)n);
+        free(now);
+        if (!qs_trainer_must_merge(r.trainer))
+            continue;
+        assert_true(step % 4 == 0);
+        ok(qs_trainer_merge(r.trainer));
+        ok(qs_trainer_merge(r.trainer));   /* nothing more to do */
+        read_file(model.text, &now, &m);
+        assert_true(memcmp(before, now, (size_t)n) != 0);
+        free(before);
+        before = now;
+    }
+    free(before);
+    qs_stream_stats stats;
+    qs_trainer_stream_stats(r.trainer, &stats);
+    assert_true(stats.blocks > s.options.steps * LAYERS && stats.read_bytes > 0 && stats.copied_bytes > 0);
+    close_run_case(&r);
+    drop(model.text);
+}
+
+/* ---- stopping ---------------------------------------------------------------------------------------------------------- */
+
+/* Saved after `stop` steps, before the merge of a phase that ends there or, `late`, with the merge done and nothing saved after it. */
+static void stop_and_go_on(const setup *s, const char *reference, int64_t stop, bool late)
+{
+    const file_path model = path_of("model"), saved = path_of("saved");
+    make_model(s, model.text);
+    run_case first = open_in_place(s, model.text, 2, 0, 2);
+    train_to(first.trainer, stop);
+    ok(qs_trainer_save(first.trainer, saved.text));
+    if (late)
+        ok(qs_trainer_merge(first.trainer));
+    close_run_case(&first);
+    run_case second = open_in_place(s, model.text, 3, two_blocks(model.text), 1);
+    ok(qs_trainer_load(second.trainer, saved.text));
+    train_to(second.trainer, s->options.steps);
+    ok(qs_trainer_merge(second.trainer));
+    close_run_case(&second);
+    same_model(model.text, reference);
+    drop(model.text);
+    drop(saved.text);
+}
+
+static void test_resume(void **state)
+{
+    (void)state;
+    const setup s = phased_setup(QS_FSM_C8, 3, QS_ACTIVE_BY_BLOCKS, QS_ACTIVE_RANDOM);
+    const file_path model = path_of("model"), reference = path_of("reference");
+    double losses[64];
+    make_model(&s, model.text);
+    run_resident(&s, model.text, reference.text, losses);
+    drop(model.text);
+    for (int64_t stop = 0; stop <= s.options.steps; stop++)
+        for (int late = 0; late < 2; late++)
+            stop_and_go_on(&s, reference.text, stop, late);
+    drop(reference.text);
+}
+
+/* ---- refusals ------------------------------------------------------------------------------------------------------------ */
+
+static qs_status try_in_place(const setup *s, qs_context *context, qs_text *text, const char *folder, qs_trainer **out)
+{
+    qs_stream_options stream;
+    qs_stream_options_default(&stream);
+    return qs_trainer_create_in_place(context, folder, &stream, s->config.ctx, &s->options, text, out);
+}
+
+static void test_refusals(void **state)
+{
+    (void)state;
+    setup s = phased_setup(QS_FSM_C4, 2, QS_ACTIVE_BY_BLOCKS, QS_ACTIVE_BOTTOM_UP);
+    const file_path model = path_of("model"), other = path_of("other"), saved = path_of("saved"), full = path_of("full");
+    qs_trainer *trainer = NULL;
+    make_model(&s, model.text);
+    make_model(&s, other.text);
+    run_case r = open_in_place(&s, model.text, 2, 0, 1), o = open_in_place(&s, other.text, 2, 0, 1);
+    run_case w = open_run_case(&s, TEXT_TOKENS, 1, NULL);
+    refuses(try_in_place(&s, r.context, r.text, model.text, &trainer), QS_ERR_CREATE, "another process");
+    train_to(r.trainer, 2);
+    ok(qs_trainer_save(r.trainer, saved.text));
+    train_to(o.trainer, 4);
+    ok(qs_trainer_merge(o.trainer));
+    refuses(qs_trainer_load(o.trainer, saved.text), QS_ERR_ARG, "builds on the model");
+    refuses(qs_trainer_load(w.trainer, saved.text), QS_ERR_UNSUPPORTED, "delta");
+    ok(qs_trainer_save(w.trainer, full.text));
+    refuses(try_in_place(&s, w.context, w.text, full.text, &trainer), QS_ERR_ARG, "training state");
+    refuses(qs_trainer_load(r.trainer, full.text), QS_ERR_ARG, "whole model");
+    s.options.optimizer = QS_OPTIMIZER_STE;
+    refuses(try_in_place(&s, w.context, w.text, other.text, &trainer), QS_ERR_ARG, "only fsm");
+    assert_null(trainer);
+    close_run_case(&r);
+    close_run_case(&o);
+    close_run_case(&w);
+    drop(model.text);
+    drop(other.text);
+    drop(saved.text);
+    drop(full.text);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_same_bytes),
+        cmocka_unit_test(test_file_changes_between_phases),
+        cmocka_unit_test(test_resume),
+        cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, make_test_folder, drop_test_folder);
 }

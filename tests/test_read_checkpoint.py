@@ -1,6 +1,7 @@
 """tools/read_checkpoint.py and `qsbits inspect` must read the same in every packed value of every kind of checkpoint: the
 one was written from docs/format.md alone, the other uses the library. Also the names and order that the page promises."""
 import contextlib
+import ctypes
 import importlib.util
 import io
 import json
@@ -120,6 +121,115 @@ def check_refusals(folder):
         shutil.rmtree(broken)
 
 
+class Digest(ctypes.Structure):
+    _fields_ = [("low", ctypes.c_uint64), ("high", ctypes.c_uint64)]
+
+
+def digest(data):
+    """XXH3-128 as docs/format.md prints it, by the library that qsbits itself links."""
+    function = ctypes.CDLL("libxxhash.so.0").XXH3_128bits
+    function.argtypes, function.restype = [ctypes.c_char_p, ctypes.c_size_t], Digest
+    sum128 = function(bytes(data), len(data))
+    return "%016x%016x" % (sum128.high, sum128.low)
+
+
+def write_native(path, slabs):
+    """A file of section 2 from [[(name, dtype, shape, bytes)] per slab]; gives its entry in the manifest."""
+    header, data, ends, pads = {"__metadata__": {"qsbits_format_version": "1"}}, b"", [], 0
+    def pad(to):
+        nonlocal data, pads
+        n = -len(data) % to
+        if n:
+            header["pad.%d" % pads] = {"dtype": "U8", "shape": [n], "data_offsets": [len(data), len(data) + n]}
+            data, pads = data + bytes(n), pads + 1
+    for slab in slabs:
+        pad(4096)
+        ends.append(len(data))
+        for name, dtype, shape, content in slab:
+            pad(64)
+            header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(content)]}
+            data += content
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % 4096)
+    head = len(text).to_bytes(8, "little") + text
+    with open(path, "wb") as f:
+        f.write(head + data)
+    ends = ends[1:] + [len(data)]
+    starts = [0] + ends[:-1]
+    return {"length": len(head) + len(data), "header": {"length": len(head), "xxh3_128": digest(head)},
+            "slabs": [{"offset": len(head) + a, "length": b - a, "xxh3_128": digest(data[a:b])} for a, b in zip(starts, ends)]}
+
+
+def write_delta(folder, **changes):
+    """A delta checkpoint, made from the page as the tool was: rows 3 and 4 of a matrix, elements of a vector, a whole norm."""
+    os.mkdir(folder)
+    q, scale = "model.layers.0.self_attn.q_proj.weight", "model.layers.0.self_attn.q_proj.weight_scale"
+    model = [[], [(q, "I32", [2, 1], b"\x0f" * 8), (scale, "F16", [2], b"\0\x3c" * 2)],
+             [("model.norm.weight", "F32", [32], b"\0\0\x80\x3f" * 32)]]
+    state = [[], [(q + "_state", "I8", [2, 32], (b"\0" * 4 + b"\xff" * 4) * 8)], []]
+    m = {"format_version": 1, "kind": "delta", "step": 7, "config": {"model": {"layers": 1}}, "base": "0123456789abcdef" * 2,
+         "ranges": [{"tensor": q, "first_row": 3, "rows": 2}, {"tensor": scale, "first_row": 3, "rows": 2}],
+         "files": {"model.safetensors": write_native(os.path.join(folder, "model.safetensors"), model),
+                   "state.safetensors": write_native(os.path.join(folder, "state.safetensors"), state)},
+         "manifest_xxh3_128": "0" * 32}
+    m.update(changes)
+    text = json.dumps(m, indent=2, sort_keys=True) + "\n"
+    with open(os.path.join(folder, "manifest.json"), "w", encoding="utf-8") as f:
+        f.write(text.replace("0" * 32, digest(text.encode())))
+
+
+def exit_codes(path):
+    """Of the tool and of qsbits inspect --verify, with what the latter says."""
+    ours = subprocess.run([sys.executable, "-B", TOOL, path], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    theirs = subprocess.run([QSBITS, "inspect", path, "--verify"], capture_output=True, text=True)
+    return ours.returncode, theirs.returncode, theirs.stderr
+
+
+def check_delta(folder):
+    """Tool and library understand the same page: a delta made by this program is one for both, and so is what is wrong with it."""
+    try:
+        digest(b"")
+    except OSError:
+        print("delta checkpoints: no libxxhash.so.0 to make one with")
+        return
+    check(digest(b"") == "99aa06d3014798d86001c324468d497f", "the digest of nothing")
+    good, bad = os.path.join(folder, "delta"), os.path.join(folder, "bad")
+    write_delta(good)
+    out = tool(good)
+    check("a delta of the checkpoint 0123456789abcdef0123456789abcdef; 4 tensors, 128 packed values" in out, "delta: %s" % out)
+    listed = json.loads(tool(good, "--json"))
+    check([t.get("first_row") for t in listed["tensors"]] == [3, 3, None, None], "delta: first rows")
+    ours, theirs, text = exit_codes(good)
+    check((ours, theirs) == (0, 69) and "a delta checkpoint" in text, "delta: %d %d %s" % (ours, theirs, text))
+    wrong = [{"tensor": "model.norm.weight", "first_row": 0, "rows": 31}]
+    for changes in ({"base": "0123"}, {"ranges": wrong}, {"ranges": [dict(wrong[0], rows=32, first_row=-1)]}, {"ranges": 2 * wrong},
+                    {"ranges": [dict(wrong[0], tensor="model.norm.bias")]}, {"kind": "half"}):
+        write_delta(bad, **changes)
+        ours, theirs, text = exit_codes(bad)
+        check((ours, theirs) == (65, 65), "delta with %s: %d %d %s" % (changes, ours, theirs, text))
+        shutil.rmtree(bad)
+    shutil.copytree(good, os.path.join(folder, "run", "step-00000007"))
+    check("a delta" in tool(os.path.join(folder, "run")), "a run of deltas")
+
+
+def check_new(folder):
+    """What qsbits init writes; and that a model is not read while a journal stands beside it."""
+    model = os.path.join(folder, "new")
+    qsbits("init", "--layers", "1", "--dim", "32", "--heads", "2", "--out", model)
+    listed = json.loads(tool(model, "--json"))
+    check({t["file"] for t in listed["tensors"]} == {"model.safetensors"}, "init: files of tensors")
+    check(listed["manifest"]["step"] == 0 and len(listed["tensors"]) == 21, "init: %d tensors" % len(listed["tensors"]))
+    with open(os.path.join(model, "merge.journal"), "wb") as f:
+        f.write(b"qsbmerge")
+    try:
+        tool(model)
+        check(False, "a journal is passed over")
+    except reader.Damaged as error:
+        check("being merged" in str(error), "journal: %s" % error)
+    qsbits("inspect", model)   # it is none, and goes
+    tool(model)
+
+
 def check_codes(folder):
     """A record of health holds codes 0 to 5 only."""
     files, _ = reader.open_path(os.path.join(folder, "step-00000004"))
@@ -152,6 +262,8 @@ def main():
             if optimizer == "ste":
                 check_codes(run)
         check_refusals(run)
+        check_delta(folder)
+        check_new(folder)
     return 1 if failures else 0
 
 

@@ -27,6 +27,7 @@ CODES = dict(F32="f", F16="e", I32="i", U8="B", I8="b", F64="d", I64="q", I16="h
 PLANES = dict(w1=1, t2=1, c2=2, c4=4)  # formats in words; c8 is in bytes
 PER_WORD = dict(w1=32, t2=16, c2=32, c4=32, c8=4)
 FILES = ["model.safetensors", "state.safetensors"]
+JOURNAL = "merge.journal"
 
 
 class Damaged(Exception):
@@ -114,12 +115,26 @@ def rows_of(file, t):
         yield row, decode_row(t["format"], row, t["cols"])
 
 
+def check_delta(m, files):
+    """Base and ranges of a delta checkpoint: every range is that of a tensor, which has its rows (of a vector its elements)."""
+    need(re.fullmatch("[0-9a-f]{32}", m["base"]) and isinstance(m["ranges"], list), "manifest: base or ranges")
+    tensors = {name: t for file in files for name, t in file["tensors"].items()}
+    need(len({r["tensor"] for r in m["ranges"]}) == len(m["ranges"]), "manifest: two ranges of one tensor")
+    for r in m["ranges"]:
+        need(r["tensor"] in tensors, "a range of %s, which is not there" % r["tensor"])
+        t = tensors[r["tensor"]]
+        need(r["first_row"] >= 0 and r["rows"] == (t["cols"] if len(t["shape"]) == 1 else t["rows"]), "%s: range" % t["name"])
+        t["first_row"] = r["first_row"]
+
+
 def check_manifest(folder, files):
     """manifest.json against the files; checksums where they can be computed."""
+    need(not os.path.exists(os.path.join(folder, JOURNAL)), "%s is there: rows are being merged into this model, or that was cut "
+         "off; open it with qsbits, which finishes the merge" % JOURNAL)
     with open(os.path.join(folder, "manifest.json"), "rb") as f:
         text = f.read()
     m = load_json(text)
-    need(m["format_version"] == 1 and m["kind"] == "full", "format_version or kind is not known")
+    need(m["format_version"] == 1 and m["kind"] in ("full", "delta"), "format_version or kind is not known")
     need(isinstance(m["config"], dict) and m["step"] >= 0, "manifest: config or step")
     need(set(m["files"]) == set(FILES), "manifest: files")
     canonical = json.dumps(m, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
@@ -137,7 +152,10 @@ def check_manifest(folder, files):
             end += slab["length"]
             sums.append(("%s slab %d" % (file["name"], k), file["data"][slab["offset"]:end], slab["xxh3_128"]))
         need(end == len(file["data"]), "%s: slabs do not end with the file" % file["name"])
-    config = json.dumps(m["config"], separators=(",", ":"), sort_keys=True, ensure_ascii=False)
+    delta = m["kind"] == "delta"
+    if delta:
+        check_delta(m, files)
+    config = None if delta else json.dumps(m["config"], separators=(",", ":"), sort_keys=True, ensure_ascii=False)
     need(files[0]["metadata"].get("qsbits_config") == config, "the config of the model file differs from the manifest's")
     for what, data, digest in sums if xxhash else []:
         need(xxhash.xxh3_128_hexdigest(data) == digest, "%s: checksum" % what)
@@ -166,7 +184,8 @@ def check_values(files):
     for file in files:
         for name, t in file["tensors"].items():
             if t["format"] == "c8" and name[:-len("_state")] in values:
-                pairs = zip(values[name], values[name[:-len("_state")]])
+                weights = values[name[:-len("_state")]]
+                pairs = zip(values[name], weights) if len(weights) == len(values[name]) else ()  # else levels of some rows only
                 need(all((level > 0) == (sign > 0) for level, sign in pairs), "%s: a sign differs from the weight's" % name)
             if name.endswith(".health"):
                 planes = [values for _, values in rows_of(file, t)]
@@ -219,7 +238,8 @@ def main():
     for t in tensors:
         print("%-56s %-5s %-4s %-16s %12d %10d" % (t["name"], t["format"], t["dtype"], t["shape"], t["offset"], t["bytes"]))
     sums = "none (single file)" if not manifest else "hold" if xxhash else "not compared (no xxhash module)"
-    return print("%d tensors, %d packed values decoded, checksums: %s" % (len(tensors), count, sums))
+    delta = "a delta of the checkpoint %s; " % manifest["base"] if manifest and manifest["kind"] == "delta" else ""
+    return print("%s%d tensors, %d packed values decoded, checksums: %s" % (delta, len(tensors), count, sums))
 
 
 if __name__ == "__main__":

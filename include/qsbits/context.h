@@ -98,6 +98,12 @@ typedef struct qs_memory_usage {
     uint64_t allocations;    /* how many allocations were ever made; constant over a steady-state step */
 } qs_memory_usage;
 
+/* Bytes by pool and tag: of a run before it exists (qs_train_plan). As in accounts, the last pool is both together and the last tag the
+ * sum of all. */
+typedef struct qs_memory_plan {
+    uint64_t bytes[QS_MEMORY_POOLS + 1][QS_MEMORY_TAGS + 1];
+} qs_memory_plan;
+
 /* The account of one tag in one pool (QS_MEMORY_POOLS: in both), or of all tags together for tag = QS_MEMORY_TAGS. A peak is that of
  * the sum asked for. */
 QS_API void qs_memory_in(const qs_context *context, qs_memory_pool pool, qs_memory_tag tag, qs_memory_usage *usage);

@@ -164,11 +164,14 @@ typedef struct qs_health {
 /* block: 0..layers-1, or -1 for all together. Errors: ARG (block). */
 QS_API QS_CHECK qs_status qs_trainer_health(const qs_trainer *trainer, int64_t block, qs_health *health);
 
-/* Bytes that a run of these settings books under every tag when it is created, before anything is allocated; bytes[QS_MEMORY_TAGS]
- * is their sum. Scratch of kernels (workspace), token windows of validations and file buffers come on top, small beside the rest.
- * Both are resolved first. Errors: as qs_model_config_resolve and qs_train_options_resolve; ARG when a size overflows. */
+/* Bytes that a run of these settings books when it is created, before anything is allocated. in_place: how the blocks of a model stream
+ * that is trained in place (options.health_window counts as 0); NULL: it is resident. ram_budget: what host memory there is for all
+ * of the run, 0: no limit; where in_place asks for no size, blocks get what it leaves, at least two of them, with a twentieth kept
+ * back. Scratch of kernels (workspace), token windows of validations and file buffers come on top, small beside the rest.
+ * Both are resolved first. Errors: as qs_model_config_resolve and qs_train_options_resolve; ARG when a size overflows, and for
+ * what does not train in place. */
 QS_API QS_CHECK qs_status qs_train_plan(const qs_model_config *config, const qs_train_options *options,
-                                        uint64_t bytes[QS_MEMORY_TAGS + 1]);
+                                        const qs_stream_options *in_place, uint64_t ram_budget, qs_memory_plan *plan);
 
 /* Rates of a step (0 .. steps-1) of a resolved run, as the step will use them: for showing a schedule before the run. */
 typedef struct qs_rates {

@@ -234,27 +234,45 @@ fail:
 
 /* ---- planning -------------------------------------------------------------------------------------------------- */
 
-qs_status qsi_plan_list(int64_t *bytes, qs_memory_tag tag, int64_t count, int64_t size)
+qs_status qsi_plan_list(qs_memory_plan *bytes, qs_memory_pool pool, qs_memory_tag tag, int64_t count, int64_t size)
 {
     qs_status status = QS_OK;
-    int64_t more = 0;
-    if (!qsi_mul(count, size, &more) || !qsi_add(bytes[tag], more, &bytes[tag]))
+    int64_t more = 0, sum = 0;
+    uint64_t *const all = &bytes->bytes[QS_MEMORY_POOLS][QS_MEMORY_TAGS];
+    if (!qsi_mul(count, size, &more) || !qsi_add((int64_t)*all, more, &sum))   /* the largest sum there is */
         QS_FAIL(QS_ERR_SHAPE, "the memory for %s is too large to be counted", qs_memory_tag_name(tag));
+    *all = (uint64_t)sum;
+    bytes->bytes[pool][tag] += (uint64_t)more;
+    bytes->bytes[pool][QS_MEMORY_TAGS] += (uint64_t)more;
+    bytes->bytes[QS_MEMORY_POOLS][tag] += (uint64_t)more;
 fail:
     return status;
 }
 
-qs_status qsi_plan_arena(int64_t *bytes, const qsi_arena *arena)
+qs_status qsi_plan_arena(qs_memory_plan *bytes, const qsi_arena *arena)
 {
     qs_status status = QS_OK;
     int64_t more = 0;
     QS_TRY(qsi_arena_bytes(arena, &more));
-    QS_TRY(qsi_plan_list(bytes, arena->tag, more, 1));
+    QS_TRY(qsi_plan_list(bytes, QS_POOL_DEVICE, arena->tag, more, 1));
 fail:
     return status;
 }
 
-qs_status qsi_model_plan(qs_model *m, int64_t *bytes)
+int64_t qsi_model_slab(const qs_model *m)
+{
+    int64_t bytes = 0;
+    for (int i = 0; i < QSI_MATRICES; i++) {
+        const qsi_matrix *x = &m->matrices[i];
+        bytes += qsi_round_up(x->rows * qs_row_bytes(QS_W1, x->cols), QS_TENSOR_ALIGN);
+        bytes += qsi_round_up(qs_row_bytes(QS_F16, x->rows), QS_TENSOR_ALIGN);
+    }
+    for (int i = 0; i < QSI_BLOCK_FLOATS; i++)
+        bytes += qsi_round_up(qs_row_bytes(QS_F32, qsi_float_of(m, 0, i)->view.cols), QS_TENSOR_ALIGN);
+    return qsi_round_up(bytes, QS_SLAB_ALIGN);
+}
+
+qs_status qsi_model_plan(qs_model *m, qs_memory_plan *bytes)
 {
     qs_status status = QS_OK;
     const int64_t floats = 3 + m->config.layers * QSI_BLOCK_FLOATS;
@@ -262,11 +280,11 @@ qs_status qsi_model_plan(qs_model *m, int64_t *bytes)
     describe(m);
     QS_TRY(qsi_plan_arena(bytes, &m->weights));
     QS_TRY(qsi_plan_arena(bytes, &m->floats_arena));
-    QS_TRY(qsi_plan_list(bytes, QS_MEMORY_FLOATS, 2, rope_bytes(&m->config, m->config.ctx)));
-    QS_TRY(qsi_plan_list(bytes, QS_MEMORY_OTHER, qsi_matrix_count(m), sizeof *m->matrices));
-    QS_TRY(qsi_plan_list(bytes, QS_MEMORY_OTHER, floats, sizeof *m->floats));
-    QS_TRY(qsi_plan_list(bytes, QS_MEMORY_OTHER, qsi_adapter_count(m), sizeof *m->adapters));
-    QS_TRY(qsi_plan_list(bytes, QS_MEMORY_OTHER, 1, sizeof *m));
+    QS_TRY(qsi_plan_list(bytes, QS_POOL_DEVICE, QS_MEMORY_FLOATS, 2, rope_bytes(&m->config, m->config.ctx)));
+    QS_TRY(qsi_plan_list(bytes, QS_POOL_RAM, QS_MEMORY_OTHER, qsi_matrix_count(m), sizeof *m->matrices));
+    QS_TRY(qsi_plan_list(bytes, QS_POOL_RAM, QS_MEMORY_OTHER, floats, sizeof *m->floats));
+    QS_TRY(qsi_plan_list(bytes, QS_POOL_RAM, QS_MEMORY_OTHER, qsi_adapter_count(m), sizeof *m->adapters));
+    QS_TRY(qsi_plan_list(bytes, QS_POOL_RAM, QS_MEMORY_OTHER, 1, sizeof *m));
 fail:
     return status;
 }

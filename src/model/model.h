@@ -106,15 +106,18 @@ qs_status qsi_model_allocate(qs_context *context, const qs_model_config *config,
 /* Every parameter from a checkpoint of its config; of a streamed model the floats only. */
 qs_status qsi_model_load(qs_model *model, const qs_checkpoint *checkpoint);
 
-/* Adds what a model books under every tag when it is created to bytes [QS_MEMORY_TAGS]. The model is zero but for its
- * resolved config and lists for one block. SHAPE when a size overflows. */
-qs_status qsi_model_plan(qs_model *plan, int64_t *bytes);
+/* Adds what a model books when it is created, without what streams, to bytes. The model is zero but for its resolved config, whether
+ * it is streamed and lists for one block. SHAPE when a size overflows. */
+qs_status qsi_model_plan(qs_model *plan, qs_memory_plan *bytes);
 
-/* bytes[tag] += count * size. SHAPE when that overflows. */
-qs_status qsi_plan_list(int64_t *bytes, qs_memory_tag tag, int64_t count, int64_t size);
+/* Of a model that was planned: bytes of the slab of a block in its file (docs/format.md). */
+int64_t qsi_model_slab(const qs_model *plan);
 
-/* bytes[tag of the arena] += its bytes. SHAPE. */
-qs_status qsi_plan_arena(int64_t *bytes, const qsi_arena *arena);
+/* count * size bytes more, in both pools together as well, and in the sums over tags. SHAPE when a sum overflows. */
+qs_status qsi_plan_list(qs_memory_plan *bytes, qs_memory_pool pool, qs_memory_tag tag, int64_t count, int64_t size);
+
+/* Those of an arena. SHAPE. */
+qs_status qsi_plan_arena(qs_memory_plan *bytes, const qsi_arena *arena);
 
 /* RoPE tables for at least `positions` positions. */
 qs_status qsi_model_positions(qs_model *model, int64_t positions);

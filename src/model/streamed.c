@@ -11,7 +11,8 @@ static qs_status check_streamable(const qs_checkpoint *checkpoint, const qs_mode
         QS_FAIL(QS_ERR_ARG, "%s has %s; only models of 1-bit weights alone are streamed, open this one as a whole",
                 qs_checkpoint_path(checkpoint), c->dense ? "dense fp32 matrices" : "adapters");
     if (!qs_checkpoint_manifest(checkpoint))
-        QS_FAIL(QS_ERR_ARG, "%s has no manifest with the checksums of its slabs; give the folder it lies in", qs_checkpoint_path(checkpoint));
+        QS_FAIL(QS_ERR_ARG, "%s has no manifest with the checksums of its slabs; give the folder it lies in",
+                qs_checkpoint_path(checkpoint));
     if (qs_checkpoint_slab_count(checkpoint, 0) != c->layers + 2)
         QS_FAIL(QS_ERR_FORMAT, "%s has %lld slabs; a model of %lld blocks has %lld", qs_checkpoint_path(checkpoint),
                 (long long)qs_checkpoint_slab_count(checkpoint, 0), (long long)c->layers, (long long)(c->layers + 2));

@@ -231,7 +231,7 @@ fail:
     return status;
 }
 
-qs_status qsi_trainer_plan(qs_trainer *t, int64_t *bytes)
+qs_status qsi_trainer_plan(qs_trainer *t, qs_memory_plan *bytes)
 {
     qs_status status = QS_OK;
     const qs_model_config *c = &t->model->config;
@@ -242,10 +242,10 @@ qs_status qsi_trainer_plan(qs_trainer *t, int64_t *bytes)
     QS_TRY(qsi_plan_arena(bytes, &t->gradient_arena));
     QS_TRY(qsi_plan_arena(bytes, &t->activation_arena));
     QS_TRY(qsi_plan_arena(bytes, &t->scratch_arena));
-#define COUNT(list, tag, entries) QS_TRY(qsi_plan_list(bytes, QS_MEMORY_##tag, entries, sizeof *t->list));
+#define COUNT(list, tag, entries) QS_TRY(qsi_plan_list(bytes, QS_POOL_RAM, QS_MEMORY_##tag, entries, sizeof *t->list));
     LISTS(COUNT)
 #undef COUNT
-    QS_TRY(qsi_plan_list(bytes, QS_MEMORY_OTHER, 1, sizeof *t));
+    QS_TRY(qsi_plan_list(bytes, QS_POOL_RAM, QS_MEMORY_OTHER, 1, sizeof *t));
 fail:
     return status;
 }

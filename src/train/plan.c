@@ -1,6 +1,7 @@
 /* plan.c - the memory of a run before it exists: the same announcements of tensors as those of a real one, on arenas that
  * only count. One block stands for all, so that a plan of any size takes no memory of its own. */
 #include <string.h>
+#include "stream/size.h"
 #include "train/train.h"
 
 typedef struct stand_in {
@@ -40,19 +41,57 @@ fail:
     return status;
 }
 
-qs_status qs_train_plan(const qs_model_config *config, const qs_train_options *options, uint64_t bytes[QS_MEMORY_TAGS + 1])
+/* What streams: blocks in host memory and in slots, and what keeps count of them. */
+static qs_status plan_stream(const stand_in *s, const qs_stream_options *in_place, uint64_t ram_budget, qs_memory_plan *plan)
+{
+    qs_status status = QS_OK;
+    const int64_t slab = qsi_model_slab(&s->model), page = qsi_stream_pages(slab), layers = s->model.config.layers;
+    qsi_stream_options options = {.slots = in_place->slots};
+    qsi_stream_size size;
+    int64_t all = 0;
+    if (in_place->slots < 2)
+        QS_FAIL(QS_ERR_ARG, "slots is %lld; a model streams through at least 2", (long long)in_place->slots);
+    if (!qsi_mul(page, layers, &all) || in_place->ram_bytes > INT64_MAX || ram_budget > INT64_MAX)
+        QS_FAIL(QS_ERR_SHAPE, "the blocks of this model are too large to be counted");
+    options.ram_bytes = (int64_t)in_place->ram_bytes;
+    if (options.ram_bytes == 0)
+        options.ram_bytes = qsi_max(qsi_stream_room((int64_t)ram_budget, (int64_t)plan->bytes[QS_POOL_RAM][QS_MEMORY_TAGS], all),
+                                    qsi_stream_least(all, slab));
+    QS_TRY(qsi_stream_size_of(layers, all, slab, &options, &size));
+    QS_TRY(qsi_plan_list(plan, QS_POOL_RAM, QS_MEMORY_WEIGHTS, 1, size.place_bytes));
+    QS_TRY(qsi_plan_list(plan, QS_POOL_RAM, QS_MEMORY_OTHER, 1, size.list_bytes));
+    QS_TRY(qsi_plan_list(plan, QS_POOL_DEVICE, QS_MEMORY_SLOTS, in_place->slots, size.slot_bytes));
+fail:
+    return status;
+}
+
+static qs_status check_in_place(const qs_train_options *o)
+{
+    qs_status status = QS_OK;
+    if (o->optimizer != QS_OPTIMIZER_FSM || o->recipe != QS_RECIPE_DEFAULT)
+        QS_FAIL(QS_ERR_ARG, "only fsm with its default recipe trains a model in place");
+fail:
+    return status;
+}
+
+qs_status qs_train_plan(const qs_model_config *config, const qs_train_options *options, const qs_stream_options *in_place,
+                        uint64_t ram_budget, qs_memory_plan *plan)
 {
     qs_status status = QS_OK;
     stand_in s;
-    int64_t count[QS_MEMORY_TAGS + 1] = {0};
-    QS_TRY(resolve(&s, config, options));
-    QS_TRY(qsi_model_plan(&s.model, count));
-    QS_TRY(qsi_trainer_plan(&s.trainer, count));
-    for (int i = 0; i < QS_MEMORY_TAGS; i++)
-        if (!qsi_add(count[QS_MEMORY_TAGS], count[i], &count[QS_MEMORY_TAGS]))
-            QS_FAIL(QS_ERR_SHAPE, "the memory of this run is too large to be counted");
-    for (int i = 0; i <= QS_MEMORY_TAGS; i++)
-        bytes[i] = (uint64_t)count[i];
+    qs_memory_plan bytes = {0};
+    qs_train_options o = *options;
+    if (in_place) {
+        QS_TRY(check_in_place(options));
+        o.health_window = 0;
+    }
+    QS_TRY(resolve(&s, config, &o));
+    s.model.streamed = in_place != NULL;
+    QS_TRY(qsi_model_plan(&s.model, &bytes));
+    QS_TRY(qsi_trainer_plan(&s.trainer, &bytes));
+    if (in_place)
+        QS_TRY(plan_stream(&s, in_place, ram_budget, &bytes));
+    *plan = bytes;
 fail:
     return status == QS_ERR_SHAPE ? QS_ERR_ARG : status;
 }

@@ -88,7 +88,7 @@ struct qs_trainer {
     int64_t lowest;             /* block down to which the backward pass goes; floats below it do not train */
     qsi_dealt dealt;            /* state of its rows, dealt out anew in every phase */
 
-    /* in place (streamed.c) */
+    /* in place (in_file.c) */
     int lock;                   /* on the model's folder, -1 else */
     char base[QSI_HEX];         /* manifest checksum of the model that the phase began with */
     bool merged;                /* the rows of the phase are in the file */
@@ -151,9 +151,9 @@ void qsi_rates_at(const qs_train_options *options, int64_t step, qsi_rates *rate
 /* Sets rows and micro_rows from the resolved options. ARG when there are too many. */
 qs_status qsi_trainer_rows(qs_trainer *trainer, int64_t ctx);
 
-/* Adds what qsi_trainer_buffers would book to bytes [QS_MEMORY_TAGS]: the trainer and its model are plans (context NULL) whose
+/* Adds what qsi_trainer_buffers would book to bytes: the trainer and its model are plans (context NULL) whose
  * lists hold one block. SHAPE when a size overflows. */
-qs_status qsi_trainer_plan(qs_trainer *plan, int64_t *bytes);
+qs_status qsi_trainer_plan(qs_trainer *plan, qs_memory_plan *bytes);
 
 qs_status qsi_trainer_buffers(qs_trainer *trainer);
 void qsi_trainer_buffers_free(qs_trainer *trainer);
@@ -200,7 +200,7 @@ qs_status qsi_masters_of_scales(qs_trainer *trainer, int64_t index);
 /* mu = 1 */
 qs_status qsi_start_control(qs_trainer *trainer, qs_view control);
 
-/* ---- streamed.c: training a model in place, streamed from its file ------------------------------------------------------ */
+/* ---- in_file.c: training a model in place, streamed from its file ------------------------------------------------------ */
 
 /* The rows of the phase that is assigned: copied out of the slabs, and laid over them from now on. Nothing for resident models. */
 qs_status qsi_phase_fetch(qs_trainer *trainer);

@@ -1,4 +1,4 @@
-/* streamed.c - training in place: the model stays in its file, the rows of a phase are in memory. Deltas and merges know them. */
+/* in_file.c - training in place: the model stays in its file, the rows of a phase are in memory. Deltas and merges know them. */
 #include <stdio.h>
 #include <string.h>
 #include "core/in_place.h"
@@ -221,16 +221,15 @@ static qs_status fetch(void *user, int64_t index, void *bytes, int64_t n_bytes)
     return qs_read(s->queue, s->tensors[index].view, bytes);
 }
 
-/* The file has changed: it is opened anew, and blocks whose rows trained are read again. */
+/* The file has changed: it is opened anew, and blocks whose rows or norms trained are read again. */
 static qs_status reopen(qs_trainer *t)
 {
     qs_status status = QS_OK;
     qs_checkpoint *checkpoint = NULL;
     QS_TRY(qs_checkpoint_open(t->context, qs_checkpoint_path(t->model->source), &checkpoint));
     QS_TRY(read_manifest(checkpoint, NULL, t->base));
-    for (int64_t l = 0; l < t->model->config.layers; l++)
-        if (block_trains(t, l))
-            qsi_stream_changed(t->model->stream, checkpoint, l);
+    for (int64_t l = t->lowest; l < t->model->config.layers; l++)
+        qsi_stream_changed(t->model->stream, checkpoint, l);
     qs_checkpoint_close(&t->model->source);
     t->model->source = checkpoint;
     checkpoint = NULL;
