@@ -189,11 +189,11 @@ static qs_status make_text(qs_context *context, int64_t ctx, qs_text **text)
 static qs_status time_all_steps(profile *p, qs_context *context, qs_text *text, double seconds)
 {
     qs_device_info device;
-    uint64_t bytes[QS_MEMORY_TAGS + 1] = {0};
+    qs_memory_plan plan = {0};
     const qs_train_options training = training_of(p, QS_PRECISION_F32);
-    qs_status status = qs_train_plan(&p->config, &training, bytes);
+    qs_status status = qs_train_plan(&p->config, &training, NULL, 0, &plan);
     qs_context_device(context, &device);
-    if (status == QS_OK && bytes[QS_MEMORY_TAGS] < device.memory_bytes / 2 / QS_PRECISIONS)
+    if (status == QS_OK && plan.bytes[QS_MEMORY_POOLS][QS_MEMORY_TAGS] < device.memory_bytes / 2 / QS_PRECISIONS)
         return time_steps(p, context, text, p->on, seconds);
     for (int i = 0; i < QS_PRECISIONS && status == QS_OK; i++) {
         bool one[QS_PRECISIONS] = {false};

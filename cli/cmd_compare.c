@@ -25,6 +25,10 @@ static int check_use(const comparison *c)
         return fail_usage(NAME, "--rank is for lora, and --arms has none; leave it away");
     if (c->o.value[OPT_ACTIVE_PARTS].given && arms_find(c->arms, c->count, QS_OPTIMIZER_FSM) < 0)
         return fail_usage(NAME, "--active-parts is for fsm, and --arms has none; leave it away");
+    if (c->o.value[OPT_ANCHOR].given && !c->o.value[OPT_FROM].given)
+        return fail_usage(NAME, "--anchor pulls weights back to the signs of --from; add --from RUN or leave it away");
+    if (c->o.value[OPT_ANCHOR].given && arms_find(c->arms, c->count, QS_OPTIMIZER_FSM) < 0)
+        return fail_usage(NAME, "--anchor is for fsm, and --arms has none; leave it away");
     return 0;
 }
 

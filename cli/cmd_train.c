@@ -64,7 +64,8 @@ const command train_command = {
         "--from RUN continues a model on new text, in place: signs, scales, embedding, head and norms are those of its newest\n"
         "checkpoint, and so is the shape; steps, rates and the state beside the weights begin anew. A smaller --density-start\n"
         "lets fewer bits flip: less of the old text is forgotten, and less of the new one learned. Such a run remembers what\n"
-        "it came from, so --resume needs neither --from nor, once there is a checkpoint, those weights.",
+        "it came from, so --resume needs neither --from nor, once there is a checkpoint, those weights. Weights about which the\n"
+        "new text has no opinion go back to the sign they had: --anchor says how fast, and 0 that they do not.",
     .examples = {"qsbits train --data book.txt --out run1 --preset mini --steps 2000",
                  "qsbits train --from run1 --data notes.txt --out run2 --steps 500"},
     .exit_codes = CODES,

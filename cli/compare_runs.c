@@ -43,6 +43,7 @@ static bool set(options *o, option_id id, const char *text)
 /* Whether an option of the comparison is one for this arm as well: what only some optimizers have is for those arms. */
 static bool concerns(option_id id, const comparison *c, const arm *a)
 {
+    const bool fsm = a->optimizer == QS_OPTIMIZER_FSM, chain = fsm && a->fsm != QS_FSM_C8 && a->recipe == QS_RECIPE_DEFAULT;
     const bool parts = a->parts > 1 || (a->parts == 0 && c->o.value[OPT_ACTIVE_PARTS].integer > 1);
     switch (id) {
     case OPT_CONFIG:
@@ -51,7 +52,8 @@ static bool concerns(option_id id, const comparison *c, const arm *a)
     case OPT_ACTIVE_PARTS:
     case OPT_SWEEPS:
     case OPT_ACTIVE_BY:
-    case OPT_ACTIVE_ORDER: return a->optimizer == QS_OPTIMIZER_FSM && parts;
+    case OPT_ACTIVE_ORDER: return fsm && parts;
+    case OPT_ANCHOR: return chain;
     default: return options_of(id, &train_command);
     }
 }

@@ -9,7 +9,7 @@
 enum { TIMED_STEPS = 5, UNTIMED_STEPS = 2, SCHEDULE_ROWS = 10 };
 
 typedef struct plan {
-    uint64_t bytes[QS_MEMORY_TAGS + 1];  /* as qs_train_plan */
+    qs_memory_plan memory;
     uint64_t available;                  /* of the device */
     bool fits;
     double step_seconds;                 /* median of the timed steps, NaN where nothing was run */
@@ -50,8 +50,8 @@ static json_t *memory_json(const plan *p)
 {
     json_t *memory = json_object();
     for (int tag = 0; tag < QS_MEMORY_TAGS; tag++)
-        (void)json_object_set_new(memory, qs_memory_tag_name((qs_memory_tag)tag), json_integer((json_int_t)p->bytes[tag]));
-    (void)json_object_set_new(memory, "all", json_integer((json_int_t)p->bytes[QS_MEMORY_TAGS]));
+        (void)json_object_set_new(memory, qs_memory_tag_name((qs_memory_tag)tag), json_integer((json_int_t)p->memory.bytes[QS_MEMORY_POOLS][tag]));
+    (void)json_object_set_new(memory, "all", json_integer((json_int_t)p->memory.bytes[QS_MEMORY_POOLS][QS_MEMORY_TAGS]));
     (void)json_object_set_new(memory, "available", json_integer((json_int_t)p->available));
     return memory;
 }
@@ -91,9 +91,9 @@ static void print_memory(const plan *p)
     char text[16], all[16], available[16];
     printf("\nMemory\n");
     for (int tag = 0; tag < QS_MEMORY_TAGS; tag++)
-        if (p->bytes[tag] > 0)
-            printf("  %-12s %10s\n", qs_memory_tag_name((qs_memory_tag)tag), human_bytes((double)p->bytes[tag], text));
-    printf("  %-12s %10s of %s%s\n", "together", human_bytes((double)p->bytes[QS_MEMORY_TAGS], all),
+        if (p->memory.bytes[QS_MEMORY_POOLS][tag] > 0)
+            printf("  %-12s %10s\n", qs_memory_tag_name((qs_memory_tag)tag), human_bytes((double)p->memory.bytes[QS_MEMORY_POOLS][tag], text));
+    printf("  %-12s %10s of %s%s\n", "together", human_bytes((double)p->memory.bytes[QS_MEMORY_POOLS][QS_MEMORY_TAGS], all),
            human_bytes((double)p->available, available),
            p->fits ? "" : ": does not fit; use a smaller shape, --micro-batch or --recompute");
 }
@@ -136,12 +136,12 @@ int dry_run(training *t)
 {
     plan p = {.step_seconds = NAN};
     qs_device_info device;
-    const qs_status status = qs_train_plan(&t->model, &t->settings, p.bytes);
+    const qs_status status = qs_train_plan(&t->model, &t->settings, NULL, 0, &p.memory);
     if (status != QS_OK)
         return fail_library("train", status, NULL);
     qs_context_device(t->context, &device);
     p.available = device.memory_bytes;
-    p.fits = p.bytes[QS_MEMORY_TAGS] < p.available;
+    p.fits = p.memory.bytes[QS_MEMORY_POOLS][QS_MEMORY_TAGS] < p.available;
     const int code = p.fits ? measure(t, &p) : 0;
     if (code != 0)
         return code;

@@ -57,6 +57,8 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE, AMOUNT } option_kind;
       "go on with these weights: of a run folder (newest checkpoint), checkpoint folder or model.safetensors") \
     X(IN_PLACE, "in-place", 0, FLAG, 0, 0, TRAIN, SETTING, "Model", NULL, NULL, \
       "train the model of --from in its file: it streams, and what a phase has trained is written into it") \
+    X(KEEP_BASE, "keep-base", 0, FLAG, 0, 0, TRAIN, SETTING, "Model", NULL, NULL, \
+      "with --in-place: train a copy, RUN/model, and leave the model of --from as it is") \
     X(PRESET, "preset", 0, TEXT, 0, 0, SHAPED | BENCH, SETTING, "Model", "NAME", "(tiny)", \
       "shape by name, listed below; the options below override its parts") \
     X(LAYERS, "layers", 0, INT, 1, 4096, SHAPED | BENCH, SETTING, "Model", "N", "(preset)", "blocks") \
@@ -100,6 +102,9 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE, AMOUNT } option_kind;
     X(DENSITY_START, "density-start", 0, REAL, 1e-5, 1, RUNS, SETTING, "Training", "F", "(0.8)", \
       "share of weights pulsed at the start (fsm)") \
     X(DENSITY_END, "density-end", 0, REAL, 1e-5, 1, RUNS, SETTING, "Training", "F", "(0.02)", "and at the end") \
+    X(ANCHOR, "anchor", 0, REAL, 0, 1, RUNS, SETTING, "Training", "F", "(0.1 with --from, else 0)", \
+      "share of the density with which weights that rest are pulled back to the sign they started with (--from); " \
+      "less of the old text is forgotten; costs 1 bit a weight") \
     X(ACTIVE_PARTS, "active-parts", 0, INT, 1, 1024, RUNS, SETTING, "Training", "N", "(1)", \
       "cut the rows of all matrices into N parts; one at a time has a state and trains (fsm)") \
     X(ACTIVE_PARAMS, "active-params", 0, AMOUNT, 1024, 9e18, TRAIN, SETTING, "Training", "N", "(all)", \

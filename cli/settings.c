@@ -69,6 +69,14 @@ static int64_t active_parts(const option_value *v, const qs_model_config *model)
     return (size.packed_weights + v[OPT_ACTIVE_PARAMS].integer - 1) / v[OPT_ACTIVE_PARAMS].integer;
 }
 
+/* A run that goes on from weights keeps some of what they know, where the machine can: a chain with its default recipe. In place, where
+ * every bit a weight counts, only what is asked for. */
+static double automatic_anchor(const option_value *v, const qs_train_options *t)
+{
+    const bool chain = t->optimizer == QS_OPTIMIZER_FSM && t->recipe == QS_RECIPE_DEFAULT && t->fsm != QS_FSM_C8;
+    return chain && v[OPT_FROM].given && v[OPT_IN_PLACE].integer == 0 ? 0.1 : 0.0;
+}
+
 void settings_training(const options *o, const qs_model_config *model, qs_train_options *training)
 {
     const option_value *v = o->value;
@@ -95,6 +103,7 @@ void settings_training(const options *o, const qs_model_config *model, qs_train_
     training->clip = v[OPT_CLIP].real;
     training->density_start = v[OPT_DENSITY_START].real;
     training->density_end = v[OPT_DENSITY_END].real;
+    training->anchor = v[OPT_ANCHOR].given ? v[OPT_ANCHOR].real : automatic_anchor(v, training);
     training->active_parts = active_parts(v, model);
     training->full_backward = (int32_t)v[OPT_FULL_BACKWARD].integer;
     training->sweeps = v[OPT_SWEEPS].integer;
@@ -111,8 +120,12 @@ int settings_check_use(const options *o)
     const option_id by_parts[] = {OPT_ACTIVE_BY, OPT_ACTIVE_ORDER};
     if (v[OPT_RANK].given && v[OPT_OPTIMIZER].integer != QS_OPTIMIZER_LORA)
         return fail_usage(o->command->name, "--rank is for --optimizer lora, which has adapters; leave it away");
+    if (v[OPT_ANCHOR].given && !v[OPT_FROM].given)
+        return fail_usage(o->command->name, "--anchor pulls weights back to the signs of --from; add --from RUN or leave it away");
     if (v[OPT_ACTIVE_PARAMS].given && v[OPT_ACTIVE_PARTS].given)
         return fail_usage(o->command->name, "--active-params and --active-parts say the same in two ways; leave one of them away");
+    if (v[OPT_KEEP_BASE].integer != 0 && v[OPT_IN_PLACE].integer == 0)
+        return fail_usage(o->command->name, "--keep-base is for --in-place, which changes the model of --from; leave it away");
     if (v[OPT_IN_PLACE].integer != 0 && !v[OPT_FROM].given)
         return fail_usage(o->command->name, "--in-place trains the model of --from; add --from MODEL, such as one of qsbits init");
     if (v[OPT_IN_PLACE].integer != 0 && v[OPT_OPTIMIZER].integer != QS_OPTIMIZER_FSM)
@@ -242,7 +255,7 @@ bool settings_model_from_json(const json_t *model, qs_model_config *config)
 static json_t *training_json(const qs_train_options *t)
 {
     return json_pack(
-        "{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:b, s:I, s:f, s:f, s:f, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:i, s:I, s:I, "
+        "{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:b, s:I, s:f, s:f, s:f, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:i, s:I, s:I, "
         "s:s, s:s, s:I, s:b}",
         "optimizer", options_choice_text(OPT_OPTIMIZER, t->optimizer), "fsm_state",
         options_choice_text(OPT_FSM_STATE, t->fsm), "fsm_recipe", options_choice_text(OPT_FSM_RECIPE, t->recipe), "precision",
@@ -251,8 +264,8 @@ static json_t *training_json(const qs_train_options *t)
         "micro_batch", (json_int_t)t->micro_batch, "recompute", t->recompute, "seed", (json_int_t)t->seed, "lr", t->lr,
         "matrix_lr", t->matrix_lr, "scale_lr", t->scale_lr, "warmup", (json_int_t)t->warmup, "final_lr", t->final_lr,
         "weight_decay", t->weight_decay, "clip", t->clip, "density_start", t->density_start, "density_end", t->density_end,
-        "amplitude_start", t->amplitude_start, "amplitude_end", t->amplitude_end, "sticky", t->sticky, "active_parts",
-        (json_int_t)t->active_parts, "sweeps", (json_int_t)t->sweeps, "active_by", options_choice_text(OPT_ACTIVE_BY, t->active_by),
+        "anchor", t->anchor, "amplitude_start", t->amplitude_start, "amplitude_end", t->amplitude_end, "sticky", t->sticky,
+        "active_parts", (json_int_t)t->active_parts, "sweeps", (json_int_t)t->sweeps, "active_by", options_choice_text(OPT_ACTIVE_BY, t->active_by),
         "active_order", options_choice_text(OPT_ACTIVE_ORDER, t->active_order), "health_window",
         (json_int_t)t->health_window, "full_backward", t->full_backward);
 }

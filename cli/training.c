@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base_copy.h"
 #include "settings.h"
 #include "signals.h"
 #include "training_texts.h"
@@ -30,9 +31,9 @@ static int complete_options(training *t, const options *o)
     if (code == 0 && o->value[OPT_RESUME].given)
         code = run_folder_read_config(&t->folder, &t->files[1]);
     t->from_told = t->o.value[OPT_FROM].given;
-    t->in_place = t->o.value[OPT_IN_PLACE].integer != 0;
     if (code == 0 && t->files[1] != NULL)
         code = settings_merge(&t->o, t->files[1], t->folder.config);
+    t->in_place = t->o.value[OPT_IN_PLACE].integer != 0;
     if (code == 0 && !t->o.value[OPT_DATA].given)
         code = fail_usage(NAME, "--data is missing; name a text file, a folder of texts or a quoted pattern");
     return code;
@@ -131,6 +132,20 @@ static qs_status open_in_place(training *t)
     return qs_trainer_create_in_place(t->context, t->from.path, &stream, t->model.ctx, &t->settings, t->text, &t->trainer);
 }
 
+/* The copy takes the place of the model of --from, now and when the run goes on. */
+static int keep_base(training *t)
+{
+    char copy[PATH_MAX];
+    int code = run_folder_create(&t->folder);
+    if (code == 0)
+        code = base_copy(t->from.path, t->folder.path, copy);
+    if (code == 0)
+        (void)strcpy(t->from.path, copy);
+    if (code == 0 && !options_set(&t->o, OPT_FROM, "--from", t->from.path))
+        code = EXIT_INTERNAL;
+    return code;
+}
+
 /* Everything that can be refused is, before the first file is written: a window is evaluated too. */
 static int create_trainer(training *t)
 {
@@ -182,7 +197,7 @@ static double seconds_left(const training *t)
 
 static int open_folder(training *t)
 {
-    int code = run_folder_create(&t->folder);
+    int code = t->folder.lock >= 0 ? 0 : run_folder_create(&t->folder);
     if (code == 0 && t->o.value[OPT_RESUME].given)
         code = resume(t);
     if (code == 0 && t->first_step > 0)
@@ -397,7 +412,9 @@ static int finish(training *t)
 
 int training_run(training *t)
 {
-    int code = create_trainer(t);
+    int code = t->o.value[OPT_KEEP_BASE].integer != 0 ? keep_base(t) : 0;
+    if (code == 0)
+        code = create_trainer(t);
     if (code == 0)
         code = open_folder(t);
     if (code != 0)

@@ -107,6 +107,28 @@ static void tell_figures(const training *t)
         fprintf(stderr, "also    unknown at the start, %.4f now\n", h->also_last);
 }
 
+/* Share of the time in which blocks were read or copied that training did not wait for. */
+static double share_hidden(const qs_stream_stats *s)
+{
+    return s->transfer_seconds > 0.0 ? fmax(0.0, 1.0 - s->wait_seconds / s->transfer_seconds) : 1.0;
+}
+
+static void tell_streaming(const training *t)
+{
+    char read[16], copied[16], ram[16], device[16];
+    qs_stream_stats s;
+    qs_memory_usage u[QS_MEMORY_POOLS];
+    qs_trainer_stream_stats(t->trainer, &s);
+    for (int pool = 0; pool < QS_MEMORY_POOLS; pool++)
+        qs_memory_in(t->context, (qs_memory_pool)pool, QS_MEMORY_TAGS, &u[pool]);
+    fprintf(stderr,
+            "stream  %lld blocks passed, %s read from the file, %s copied to the device; %.1f s of transfers, waited %.1f s\n"
+            "        (%.1f%% hidden)\npeak    %s of RAM, %s of device memory\n",
+            (long long)s.blocks, human_bytes((double)s.read_bytes, read), human_bytes((double)s.copied_bytes, copied),
+            s.transfer_seconds, s.wait_seconds, 100.0 * share_hidden(&s), human_bytes((double)u[QS_POOL_RAM].peak_bytes, ram),
+            human_bytes((double)u[QS_POOL_DEVICE].peak_bytes, device));
+}
+
 void training_tell_end(const training *t)
 {
     const history *h = &t->watch.history;
@@ -123,8 +145,32 @@ void training_tell_end(const training *t)
                 (long long)t->settings.steps);
     if (t->o.value[OPT_KEEP_BEST].given && h->best_step > 0)
         fprintf(stderr, "best    %s, validation %.4f at step %lld\n", t->folder.best, h->best_loss, (long long)h->best_step);
+    if (t->in_place)
+        tell_streaming(t);
     fprintf(stderr, "run     %s\nnext    qsbits generate --model %s --prompt \"The \" -n 400\n        qsbits report %s\n",
-            t->checkpoint, t->folder.path, t->folder.path);
+            t->checkpoint, t->in_place ? t->from.path : t->folder.path, t->folder.path);
+}
+
+static json_t *pool_json(const training *t, qs_memory_pool pool)
+{
+    json_t *tags = json_object();
+    for (int tag = 0; tag <= QS_MEMORY_TAGS; tag++) {
+        qs_memory_usage usage;
+        qs_memory_in(t->context, pool, (qs_memory_tag)tag, &usage);
+        (void)json_object_set_new(tags, tag == QS_MEMORY_TAGS ? "all" : qs_memory_tag_name((qs_memory_tag)tag),
+                                  json_integer((json_int_t)usage.peak_bytes));
+    }
+    return tags;
+}
+
+static json_t *streaming_json(const training *t)
+{
+    qs_stream_stats s;
+    qs_trainer_stream_stats(t->trainer, &s);
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f}", "blocks", (json_int_t)s.blocks, "from_slot",
+                     (json_int_t)s.from_slot, "from_ram", (json_int_t)s.from_ram, "read_bytes", (json_int_t)s.read_bytes,
+                     "copied_bytes", (json_int_t)s.copied_bytes, "read_seconds", s.read_seconds, "copy_seconds", s.copy_seconds,
+                     "transfer_seconds", s.transfer_seconds, "wait_seconds", s.wait_seconds, "hidden", share_hidden(&s));
 }
 
 static json_t *memory_json(const training *t)
@@ -217,6 +263,12 @@ json_t *training_result(const training *t)
     (void)json_object_update(result, sizes);
     if (qs_trainer_from(t->trainer)[0] != '\0')
         (void)json_object_set_new(result, "from", json_string(qs_trainer_from(t->trainer)));
+    if (t->in_place) {
+        (void)json_object_set_new(result, "model", json_string(t->from.path));
+        (void)json_object_set_new(result, "streaming", streaming_json(t));
+        (void)json_object_set_new(result, "pools", json_pack("{s:o, s:o}", "ram", pool_json(t, QS_POOL_RAM), "device",
+                                                             pool_json(t, QS_POOL_DEVICE)));
+    }
     json_decref(figures);
     json_decref(settings);
     json_decref(sizes);

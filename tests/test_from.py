@@ -69,6 +69,43 @@ class Starting(From):
         self.assert_same_checkpoint(one / "step-00000012", two / "step-00000012")
         self.assertIn(f"from    {self.checkpoint.resolve()}", self.ok(*self.arguments(self.folder / "told")).stderr.decode())
 
+    def anchor_of(self, name, *more):
+        """What a run says its anchor is; its checkpoint has one where that is not 0."""
+        run = self.folder / name
+        result = self.go_on(run, *more)
+        anchor, state = json.loads((run / "config.json").read_text())["training"]["anchor"], run / "step-00000012"
+        self.assertEqual(self.manifest(state)["config"]["train"]["anchor"], anchor)
+        self.assertEqual(b".self_attn.q_proj.anchor" in (state / "state.safetensors").read_bytes(), anchor > 0)
+        return anchor, result["training_bits_per_weight"]
+
+    def test_anchor(self):
+        """A chain is pulled back by default, and by what is asked for; nothing else is, nor a run that starts anew."""
+        free, bits = self.anchor_of("free", "--anchor", "0")
+        self.assertEqual(free, 0)
+        for name, more, anchor in (("plain", (), 0.1), ("more", ("--anchor", "0.3"), 0.3)):
+            said, pulled = self.anchor_of(name, *more)
+            self.assertEqual(said, anchor)
+            self.assertAlmostEqual(pulled, bits + 1)
+        for name, more, anchor in (("c2", ("--fsm-state", "c2"), 0.1), ("t2", ("--fsm-state", "t2"), 0.1), ("c8", ("--fsm-state", "c8"), 0),
+                                   ("literal", ("--fsm-recipe", "literal"), 0), ("exact", ("--fsm-recipe", "exact"), 0),
+                                   ("ste", ("--optimizer", "ste"), 0)):
+            with self.subTest(name):
+                self.assertEqual(self.anchor_of(name, *more)[0], anchor)
+        self.assertEqual(json.loads((self.source / "config.json").read_text())["training"]["anchor"], 0)
+        self.assertEqual(self.json(*self.arguments(self.folder / "plan", "--dry-run"))["training"]["anchor"], 0.1)
+
+    def test_anchor_refused(self):
+        out = self.folder / "no"
+        for more in (("--fsm-state", "c8"), ("--fsm-recipe", "literal"), ("--fsm-recipe", "exact"), ("--optimizer", "ste")):
+            with self.subTest(more=more):
+                self.refused(64, ("anchor is 0.2", "t2, c2 or c4"), *self.arguments(out, "--anchor", "0.2", *more))
+        self.refused(64, "--anchor", *self.arguments(out, "--anchor", "1.5"))
+        self.refused(64, ("--anchor", "add --from"), "train", "--data", self.text, "--out", out, "--anchor", "0.1")
+        self.refused(64, ("--anchor", "add --from"), "compare", "--data", self.text, "--out", out, "--anchor", "0.1")
+        self.refused(64, ("--anchor is for fsm", "leave it away"), "compare", "--data", self.text, "--out", out, "--anchor", "0.1",
+                     "--from", self.source, "--arms", "ste,frozen")
+        self.assertFalse(out.exists())
+
     def test_adapters(self):
         """A checkpoint with adapters brings their rank, and only lora goes on from it."""
         lora = self.folder / "lora"
@@ -196,6 +233,14 @@ class Comparing(From):
         self.train(second, "--seed", "2")
         self.refused(73, ("was made with from", "second"), *self.arguments(arms, source=second))
         self.refused(73, "was made with --from", "compare", "--data", self.other, "--out", arms, *STEPS, "--arms", "fsm:c4,ste,frozen")
+
+    def test_anchor(self):
+        """It is for the arms that have one, by default as well."""
+        for name, more, anchor in (("default", (), 0.1), ("asked", ("--anchor", "0.2"), 0.2)):
+            arms = self.folder / name
+            self.json(*self.arguments(arms, "--arms", "fsm:c2,fsm:c8,fsm:t2:literal,ste", "--seeds", "1", *more))
+            said = [json.loads((run / "config.json").read_text())["training"]["anchor"] for run in sorted(arms.glob("*-1"))]
+            self.assertEqual(said, [anchor, 0, 0, 0])
 
     def test_refused(self):
         out = self.folder / "no"

@@ -126,6 +126,7 @@ static void test_same_bytes(void **state)
         setup s = phased_setup(machines[m], 5, m == 1 ? QS_ACTIVE_BY_ROWS : QS_ACTIVE_BY_BLOCKS,
                                m == 2 ? QS_ACTIVE_TOP_DOWN : m == 3 ? QS_ACTIVE_RANDOM : QS_ACTIVE_BOTTOM_UP);
         s.options.full_backward = m == 3;
+        s.options.anchor = m == 0 || m == 3 ? 0.3 : 0.0;
         s.config.tied = m == 2;
         check_same(&s, 2 + m, m % 2, 1 + m % 2);
     }

@@ -230,12 +230,12 @@ static void test_refused(void **state)
 {
     (void)state;
     setup s = lora_setup(33);   /* dim is 32 */
-    uint64_t plan[QS_MEMORY_TAGS + 1];
+    qs_memory_plan plan;
     qs_trainer *trainer = NULL;
     qs_context *context = open_context(1, NULL, NULL);
     qs_text *text = prose_text(context, TEXT, 0.1);
     refuses(qs_trainer_create(context, &s.config, &s.options, text, &trainer), QS_ERR_ARG, "lora_rank is 33; it must lie in 1..32");
-    refuses(qs_train_plan(&s.config, &s.options, plan), QS_ERR_ARG, "lora_rank is 33; it must lie in 1..32");
+    refuses(qs_train_plan(&s.config, &s.options, NULL, 0, &plan), QS_ERR_ARG, "lora_rank is 33; it must lie in 1..32");
     assert_null(trainer);
     s.options.lora_rank = 0;
     ok(qs_train_options_resolve(&s.options, &s.config));

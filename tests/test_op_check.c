@@ -52,6 +52,8 @@ static qs_fsm_visit valid_visit(void)
     u.counts = fresh(QS_I32, 1, 4);
     u.pulses = fresh(QS_T2, N, K);
     u.sample = fresh(QS_W1, SAMPLED, K);
+    u.anchor = fresh(QS_W1, N, K);
+    u.pull = 5;
     u.fsm = QS_FSM_C4;
     u.sticky = 256;
     u.base = 1;
@@ -155,7 +157,7 @@ static bool may_be_absent(int code, int slot)
 {
     return ((code == QS_OP_LINEAR || code == QS_OP_LINEAR_DX || code == QS_OP_RMSNORM_GRAD) && slot == 4) ||
            (code == QS_OP_ADAMW && slot >= 4) || (code == QS_OP_FSM_QUANTILE && slot >= 3) ||
-           (code == QS_OP_FSM_VISIT && (slot == 5 || slot == 6 || slot >= 13)) || (code == QS_OP_FSM_RULE && slot == 4) ||
+           (code == QS_OP_FSM_VISIT && (slot == 5 || slot == 6 || slot >= 13)) || (code == QS_OP_FSM_RULE && slot >= 4) ||
            (code == QS_OP_SUM_SQUARES && slot == 2) || (code == QS_OP_BINARIZE && slot >= 2) || (code == QS_OP_BOP && slot >= 4);
 }
 
@@ -342,6 +344,9 @@ static void test_scalar_texts(void **state)
     says(with_int(QS_OP_FSM_VISIT, 5, UINT32_MAX), QS_ERR_ARG, "fsm_visit: first_row is 4294967295");
     says(with_int(QS_OP_FSM_VISIT, 6, FIRST + N - 1), QS_ERR_ARG, "fsm_visit: whole_rows is 263, must lie in 264..4294967296");
     says(with_int(QS_OP_FSM_RULE, 6, INT64_MAX), QS_ERR_ARG, "fsm_rule: whole_rows is 9223372036854775807");
+    says(with_int(QS_OP_FSM_VISIT, 8, -1), QS_ERR_ARG, "fsm_visit: pull is -1, must lie in 0..134217728");
+    says(with_int(QS_OP_FSM_VISIT, 8, QS_PULL_MOST), QS_OK, "");
+    says(with_int(QS_OP_FSM_RULE, 8, QS_PULL_MOST + 1), QS_ERR_ARG, "fsm_rule: pull is 134217729");
     says(with_int(QS_OP_BINARIZE, 0, -1), QS_ERR_ARG, "binarize: first_row is -1");
     says(with_int(QS_OP_BINARIZE, 0, INT64_MAX), QS_ERR_ARG, "binarize: first_row is 9223372036854775807");
     says(with_int(QS_OP_BOP, 1, 0), QS_ERR_ARG, "bop: whole_rows is 0");
@@ -366,12 +371,33 @@ static void test_scalar_texts(void **state)
     says(with_flags(QS_OP_LINEAR, QS_FLAG_ADD), QS_ERR_ARG, "linear: flags 0x10, known are 0x0");
 }
 
+static void test_anchor_texts(void **state)
+{
+    (void)state;
+    enum { STATE = 1, ANCHOR_OF_RULE = 5, ANCHOR = 15 };
+    qs_op op = valid_op(QS_OP_FSM_VISIT);
+    op.view[ANCHOR] = qs_absent();
+    says(op, QS_ERR_ARG, "fsm_visit: anchor is absent, pull is 5");
+    op.i[8] = 0;
+    says(op, QS_OK, "");
+    op = valid_op(QS_OP_FSM_RULE);
+    op.view[ANCHOR_OF_RULE] = qs_absent();
+    says(op, QS_ERR_ARG, "fsm_rule: anchor is absent, pull is 5");
+    op = valid_op(QS_OP_FSM_VISIT);
+    op.i[0] = QS_FSM_C8;
+    op.view[STATE] = fresh(QS_C8, N, K);
+    says(op, QS_ERR_ARG, "fsm_visit: anchor is present, the machine c8 has none");
+    op = valid_op(QS_OP_FSM_VISIT);
+    op.view[ANCHOR] = op.view[0];
+    says(op, QS_ERR_ARG, "fsm_visit: w overlaps anchor");
+}
+
 static void test_descriptor_texts(void **state)
 {
     (void)state;
     qs_op op = valid_op(QS_OP_COPY);
     op.version = QS_OP_VERSION - 1;
-    says(op, QS_ERR_ARG, "version 1");
+    says(op, QS_ERR_ARG, "version 2");
     op = valid_op(QS_OP_COPY);
     op.code = QS_OPS;
     says(op, QS_ERR_ARG, "op code 29 does not exist");
@@ -459,6 +485,7 @@ int main(void)
         cmocka_unit_test(test_valid_ops),   cmocka_unit_test(test_bent_views),      cmocka_unit_test(test_bent_shapes),
         cmocka_unit_test(test_overlap),     cmocka_unit_test(test_shape_texts),     cmocka_unit_test(test_scalar_texts),
         cmocka_unit_test(test_write_read),  cmocka_unit_test(test_descriptor_texts), cmocka_unit_test(test_foreign_buffer),
+        cmocka_unit_test(test_anchor_texts),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -149,11 +149,23 @@ static int reference_c8(const qs_fsm_visit *u, int64_t row, int64_t k, float g, 
     return steps != 0;
 }
 
+/* The pulse of a weight that has none: towards its anchor if one of the four candidates of its word says so. */
+static int reference_pull(const qs_fsm_visit *u, const uint32_t *anchor, int64_t row, int64_t k)
+{
+    for (int c = 0; c < 4; c++) {
+        const uint32_t candidate = philox_word(u, QS_RANDOM_ANCHOR, row, k / 32, c);
+        if (candidate % 32 == (uint32_t)(k % 32) && candidate / 32 < u->pull)
+            return sign_at(anchor, FK, row, k) > 0 ? 1 : 2;
+    }
+    return 0;
+}
+
 /* The visit from the dense sums G, in plain C: o holds w and state before, everything after. */
 static void reference_visit(world *w, const matrix *t, outcome *o)
 {
     const float *G = get(w, t->dw), *a = get(w, t->u.a), *b = get(w, t->u.b), theta = *(float *)get(w, t->u.theta);
     const uint16_t *scale = get(w, t->u.scale);
+    const uint32_t *anchor = t->u.anchor.buffer ? get(w, t->u.anchor) : NULL;
     float *blocks_of = host(FK * 4, sizeof *blocks_of);   /* [K][row blocks] */
     memset(o->counts, 0, sizeof o->counts);
     for (int64_t n = 0; n < FN; n++) {
@@ -171,7 +183,7 @@ static void reference_visit(world *w, const matrix *t, outcome *o)
             if (t->u.fsm == QS_FSM_C8)
                 pulse = reference_c8(&t->u, n, k, g, a[n] * b[k], weight, state);
             else
-                reference_rule(&t->u, n, k, pulse, weight, state);
+                reference_rule(&t->u, n, k, pulse || !anchor ? pulse : reference_pull(&t->u, anchor, n, k), weight, state);
             o->counts[0] += pulse != 0;
             o->counts[1] += *weight != old;
             if (FIRST_ROW + n == SAMPLED) {
@@ -195,6 +207,87 @@ static void assert_outcome(const outcome *got, const outcome *expected, const ch
     assert_same(got->c, expected->c, FK * 4, what);
     assert_same(got->dmaster, expected->dmaster, FN * 4, what);
     assert_same(got->codes, expected->codes, GROUPS * FK, what);
+}
+
+/* Signs of a moment in the past. */
+static void give_anchor(world *w, matrix *t, uint32_t pull)
+{
+    t->u.anchor = put(w, QS_W1, FN, FK, packed(QS_W1, FN, FK, 7));
+    t->u.pull = pull;
+}
+
+/* The visit, in one op and through stored pulses, with pulls; returns the flips. Pulls are no pulses. */
+static int32_t check_anchor(qs_fsm fsm, int sticky, uint32_t pull, int32_t *pulses)
+{
+    world w = open_world(NULL, 2, BYTES);
+    w.gap = 4;
+    matrix t = make_matrix(&w, fsm, sticky);
+    measure(&w, &t);
+    give_anchor(&w, &t, pull);
+    const void *signs = get(&w, t.u.w), *levels = get(&w, t.u.state), *codes = get(&w, t.u.sample);
+    outcome expected = read_outcome(&w, &t);
+    reference_visit(&w, &t, &expected);
+    submit(&w, qs_op_fsm_visit(&t.u));
+    outcome got = read_outcome(&w, &t);
+    assert_outcome(&got, &expected, "visit with an anchor");
+    ok(qs_write(w.queue, t.u.w, signs));
+    ok(qs_write(w.queue, t.u.state, levels));
+    ok(qs_write(w.queue, t.u.sample, codes));
+    t.u.pulses = fresh(&w, QS_T2, FN, FK);
+    submit(&w, qs_op_fsm_visit(&t.u));
+    submit(&w, qs_op_fsm_rule(&t.u));
+    got = read_outcome(&w, &t);
+    assert_outcome(&got, &expected, "visit and rule with an anchor");
+    *pulses = got.counts[0];
+    close_world(&w);
+    free_host(NULL);
+    return got.counts[1];
+}
+
+static void test_anchor(void **state)
+{
+    (void)state;
+    static const uint32_t pulls[] = {0, 1, QS_PULL_MOST / 5, QS_PULL_MOST};
+    for (int fsm = 0; fsm <= QS_FSM_C4; fsm++)
+        for (int sticky = 13; sticky <= 256; sticky += 243) {
+            int32_t flips[4], pulses[4];
+            for (int i = 0; i < 4; i++)
+                flips[i] = check_anchor((qs_fsm)fsm, sticky, pulls[i], &pulses[i]);
+            assert_true(flips[0] > 0 && flips[1] == flips[0] && flips[2] > flips[0] && flips[3] > flips[2]);
+            assert_true(pulses[0] > 0 && pulses[1] == pulses[0] && pulses[2] == pulses[0] && pulses[3] == pulses[0]);
+        }
+}
+
+/* Without a pulse anywhere, each weight is pulled with probability 1/8, nearly: two candidates of a word may be the same weight. All
+ * levels start away from both ends, so a pull moves each by one towards or away from its flip. */
+static void test_anchor_share(void **state)
+{
+    (void)state;
+    world w = open_world(NULL, 1, BYTES);
+    matrix t = make_matrix(&w, QS_FSM_C4, 256);
+    measure(&w, &t);
+    give_anchor(&w, &t, QS_PULL_MOST);
+    uint32_t *levels = host(FN * FK / 8, sizeof *levels);
+    for (int64_t i = 0; i < FN * FK / 8; i++)   /* level 8: the lower three of four planes */
+        levels[i] = i % (4 * FK / 32) < 3 * FK / 32 ? UINT32_MAX : 0;
+    ok(qs_write(w.queue, t.u.state, levels));
+    const float none = INFINITY;
+    ok(qs_write(w.queue, t.u.theta, &none));
+    const uint32_t *anchor = get(&w, t.u.anchor), *signs = get(&w, t.u.w);
+    const uint8_t *codes = codes_of(&w, t.u.sample);
+    submit(&w, qs_op_fsm_visit(&t.u));
+    const outcome got = read_outcome(&w, &t);
+    int64_t pulled = 0;
+    for (int64_t i = 0; i < FN * FK; i++) {
+        const int home = sign_at(anchor, FK, i / FK, i % FK) == sign_at(signs, FK, i / FK, i % FK);
+        assert_true(got.state[i] == 8 || got.state[i] == (home ? 9 : 7));
+        pulled += got.state[i] != 8;
+    }
+    const double share = (double)pulled / (FN * FK), wanted = 1.0 - pow(31.0 / 32.0, 4.0);
+    assert_true(fabs(share - wanted) < 0.01);
+    assert_int_equal(got.counts[0] + got.counts[1], 0);
+    assert_same(got.codes, codes, GROUPS * FK, "sample without pulses");
+    close_world(&w);
 }
 
 static void test_visit(void **state)
@@ -558,6 +651,10 @@ static void run_fsm(world *w, results *r)
         note(w, r, qs_op_fsm_quantile(t.u.theta, t.dw, t.u.scale, t.u.a, t.u.b, FN * FK / 3), 1);
         note(w, r, qs_op_fsm_visit(&t.u), 15);
         note(w, r, qs_op_with(qs_op_fsm_visit(&t.u), QS_PRECISION_INT8), 15);
+        if (fsm != QS_FSM_C8) {
+            give_anchor(w, &t, QS_PULL_MOST / 3);
+            note(w, r, qs_op_fsm_visit(&t.u), 15);
+        }
         note(w, r, qs_op_fsm_statistics(t.r, t.c, t.control, t.u.r_now, t.u.c_now, t.u.counts, 0.9f, 0.3f, 2, FN * FK, 0),
              3);
         if (fsm != QS_FSM_C8) {
@@ -654,6 +751,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(test_visit, free_host),
+        cmocka_unit_test_teardown(test_anchor, free_host),
+        cmocka_unit_test_teardown(test_anchor_share, free_host),
         cmocka_unit_test_teardown(test_sample_rows, free_host),
         cmocka_unit_test_teardown(test_bop, free_host),
         cmocka_unit_test_teardown(test_binarize, free_host),

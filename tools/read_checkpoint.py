@@ -52,7 +52,8 @@ def format_of(name, dtype, shape):
         return "c8", 1
     if name.endswith(".weight_state") and dtype == "I32":
         return ("t2", 16) if len(shape) == 2 else ("c%d" % shape[1], 32)
-    return ("w1", 32) if name.endswith(".weight") and dtype == "I32" and len(shape) == 2 else (dtype.lower(), 1)
+    signs = name.endswith((".weight", ".anchor")) and dtype == "I32" and len(shape) == 2
+    return ("w1", 32) if signs else (dtype.lower(), 1)
 
 
 def read_file(path):

@@ -22,8 +22,9 @@ typedef struct qs_checkpoint qs_checkpoint;
  * checksums and every header entry; tensor data is checked by qs_checkpoint_verify (a run folder's checkpoint has been
  * verified). context may be NULL: memory is then booked nowhere; else warnings about skipped checkpoints go to its log
  * and the context must outlive the checkpoint. *out is owned by the caller; one thread at a time may change it, any
- * number may read it. Errors: NOINPUT (nothing there), FORMAT, CORRUPT (truncated, checksum), VERSION (newer format),
- * UNSUPPORTED (kind delta), NOMEM, IO. */
+ * number may read it. Where training in place was cut off while it changed the model file, that is finished first, for which the
+ * folder is written to. Errors: NOINPUT (nothing there), FORMAT, CORRUPT (truncated, checksum), VERSION (newer format),
+ * UNSUPPORTED (a delta: rows of a run in place), NOMEM, IO (also: a change cannot be finished, or is under way). */
 QS_API QS_CHECK qs_status qs_checkpoint_open(qs_context *context, const char *path, qs_checkpoint **out);
 
 /* Unmaps and frees; stores NULL. Accepts NULL and pointer to NULL. */
@@ -89,7 +90,8 @@ QS_API QS_CHECK qs_status qs_checkpoint_verify(const qs_checkpoint *checkpoint);
 typedef void qs_checkpoint_skipped_fn(void *user, const char *path, const char *reason);
 
 /* Writes the path of the newest valid checkpoint of a run folder to out (out_bytes with the final NUL): the highest
- * step-NNNNNNNN whose manifest parses and whose checksums all hold. skipped and context may be NULL.
+ * step-NNNNNNNN whose manifest parses and whose checksums all hold, whole models and deltas of a run in place alike. skipped and
+ * context may be NULL.
  * Errors: NOINPUT (none valid, none there), ARG (out too small), NOMEM, IO. */
 QS_API QS_CHECK qs_status qs_checkpoint_latest(qs_context *context, const char *run_folder, char *out, size_t out_bytes,
                                                qs_checkpoint_skipped_fn *skipped, void *user);
@@ -113,7 +115,8 @@ typedef qs_status qs_fetch_fn(void *user, int64_t index, void *bytes, int64_t n_
 /* Writes the checkpoint `folder` (the two files and manifest.json) so that at every moment either the old folder or
  * the new one is whole: written to folder.tmp, fsynced, renamed. Parents are made. Tensors are stored in the order
  * given; padding, offsets and checksums are added. manifest: text of a JSON object with at least "config" (object)
- * and "step" (integer >= 0); format_version and kind are added if absent; "files" and "manifest_xxh3_128" are ours.
+ * and "step" (integer >= 0); format_version and kind (full) are added if absent; kind "delta" comes with "base" and "ranges"
+ * (docs/format.md); "files" and "manifest_xxh3_128" are ours.
  * The bytes depend on the arguments and the fetched data only. context may be NULL.
  * Errors: ARG, SHAPE, CREATE, IO (with the path; folder.tmp is removed, an old checkpoint stays), NOMEM, those of fetch. */
 QS_API QS_CHECK qs_status qs_checkpoint_write(qs_context *context, const char *folder, const qs_saved_tensor *tensors,

@@ -41,10 +41,10 @@ extern "C" {
     X(BINARIZE,        "binarize",        4, EXACT) \
     X(SCALE_GRAD,      "scale_grad",      3, ORDERED) \
     X(FSM_THRESHOLD,   "fsm_threshold",   6, ORDERED) \
-    X(FSM_VISIT,       "fsm_visit",      15, ORDERED) \
+    X(FSM_VISIT,       "fsm_visit",      16, ORDERED) \
     X(FSM_STATISTICS,  "fsm_statistics",  6, ORDERED) \
     X(FSM_QUANTILE,    "fsm_quantile",    5, ORDERED) \
-    X(FSM_RULE,        "fsm_rule",        5, EXACT) \
+    X(FSM_RULE,        "fsm_rule",        6, EXACT) \
     X(BOP,             "bop",             6, ORDERED)
 
 typedef enum qs_op_code {
@@ -54,7 +54,7 @@ typedef enum qs_op_code {
     QS_OPS
 } qs_op_code;
 
-enum { QS_OP_VERSION = 2, QS_OP_VIEWS = 16, QS_TOKEN_CHUNK = 256, QS_ROW_BLOCK = 32 };
+enum { QS_OP_VERSION = 3, QS_OP_VIEWS = 16, QS_TOKEN_CHUNK = 256, QS_ROW_BLOCK = 32 };
 
 enum qs_op_flags {
     QS_FLAG_INVERSE = 1,   /* ROPE: rotate backwards (the gradient) */
@@ -69,7 +69,7 @@ typedef struct qs_op {
     uint32_t code;         /* qs_op_code */
     uint32_t flags;        /* qs_op_flags */
     qs_view view[QS_OP_VIEWS];
-    int64_t i[8];
+    int64_t i[9];
     float f[8];
 } qs_op;
 
@@ -395,15 +395,21 @@ static inline qs_op qs_op_fsm_threshold(qs_view a, qs_view b, qs_view theta, qs_
     return op;
 }
 
+/* A pull with which every candidate counts: each weight is then pulled with probability 1/8, nearly. */
+enum { QS_PULL_MOST = 1 << 27 };
+
 /* The one visit of a matrix in a step. With g[n,k] = scale[n] * sum_m dy[m,n] x[m,k]:
  *   r_now[n] = mean_k g^2, c_now[k] = mean_n g^2, dmaster[n] = base * sum_k w g / scale (that is, of the unscaled sums),
  *   pulses where |g| > (theta a[n]) b[k], rule applied to w and state, counts I32 [1, 4] = {pulses, flips, 0, 0}.
  * dgrad F32 [N, K] (absent): the unscaled sums, in place of dy and x (then absent). pulses T2 [N, K] (absent): the
  * pulses are stored there and the rule is not applied (FSM_RULE does). state is absent only with MEASURE; a, b (absent)
  * count as 1. sample (absent): "the sample" above, kept where the rule is applied; a pulse counts also where the rule cannot move
- * the state any more, c8's step where it is not 0. */
+ * the state any more, c8's step where it is not 0.
+ * anchor W1 [N, K] (absent; t2, c2, c4 only): signs to which weights that are not pulsed are pulled back. Candidate u, of four a word
+ * of 32 weights and step (docs/numerics.md, "Anchor"), gives weight u mod 32 a pulse in the direction of its anchor where u div 32 is
+ * below pull. Such a pulse is none in counts and sample, a flip that it causes is one. Read where the rule is applied. */
 typedef struct qs_fsm_visit {
-    qs_view w, state, dy, x, scale, a, b, theta, r_now, c_now, dmaster, counts, dgrad, pulses, sample;
+    qs_view w, state, dy, x, scale, a, b, theta, r_now, c_now, dmaster, counts, dgrad, pulses, sample, anchor;
     qs_fsm fsm;
     int sticky;          /* 0..256 */
     uint64_t seed;
@@ -413,13 +419,14 @@ typedef struct qs_fsm_visit {
     int64_t whole_rows;  /* rows of the whole matrix; read with sample only */
     float base;          /* alpha0 */
     float amplitude;     /* c8 only: levels per sigma */
+    uint32_t pull;       /* 0..QS_PULL_MOST; above 0 anchor must be present */
     uint32_t flags;
 } qs_fsm_visit;
 static inline qs_op qs_op_fsm_visit(const qs_fsm_visit *u)
 {
     const qs_view v[] = {u->w, u->state, u->dy, u->x, u->scale, u->a, u->b, u->theta, u->r_now, u->c_now, u->dmaster,
-                         u->counts, u->dgrad, u->pulses, u->sample};
-    qs_op op = qs_op_views(QS_OP_FSM_VISIT, u->flags, 15, v);
+                         u->counts, u->dgrad, u->pulses, u->sample, u->anchor};
+    qs_op op = qs_op_views(QS_OP_FSM_VISIT, u->flags, 16, v);
     op.i[0] = (int64_t)u->fsm;
     op.i[1] = u->sticky;
     op.i[2] = (int64_t)u->seed;
@@ -427,6 +434,7 @@ static inline qs_op qs_op_fsm_visit(const qs_fsm_visit *u)
     op.i[4] = (int64_t)u->tensor;
     op.i[5] = u->first_row;
     op.i[6] = u->whole_rows;
+    op.i[8] = (int64_t)u->pull;
     op.f[0] = u->base;
     op.f[1] = u->amplitude;
     return op;
@@ -456,12 +464,12 @@ static inline qs_op qs_op_fsm_quantile(qs_view theta, qs_view dgrad, qs_view sca
     return op;
 }
 
-/* Applies the rule to w and state for the given pulses T2 [N, K]; counts and sample as in FSM_VISIT; t2, c2, c4 only. Scalars as
- * there. */
+/* Applies the rule to w and state for the given pulses T2 [N, K]; counts, sample and anchor as in FSM_VISIT; t2, c2, c4 only. Scalars
+ * as there. */
 static inline qs_op qs_op_fsm_rule(const qs_fsm_visit *u)
 {
-    const qs_view v[] = {u->w, u->state, u->pulses, u->counts, u->sample};
-    qs_op op = qs_op_views(QS_OP_FSM_RULE, u->flags, 5, v);
+    const qs_view v[] = {u->w, u->state, u->pulses, u->counts, u->sample, u->anchor};
+    qs_op op = qs_op_views(QS_OP_FSM_RULE, u->flags, 6, v);
     op.i[0] = (int64_t)u->fsm;
     op.i[1] = u->sticky;
     op.i[2] = (int64_t)u->seed;
@@ -469,6 +477,7 @@ static inline qs_op qs_op_fsm_rule(const qs_fsm_visit *u)
     op.i[4] = (int64_t)u->tensor;
     op.i[5] = u->first_row;
     op.i[6] = u->whole_rows;
+    op.i[8] = (int64_t)u->pull;
     return op;
 }
 

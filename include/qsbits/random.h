@@ -19,7 +19,8 @@ typedef enum qs_random_purpose {
     QS_RANDOM_STICKY = 5,     /* stickiness of the deepest state, 8 bits a weight */
     QS_RANDOM_ROUNDING = 6,   /* stochastic rounding of c8, 16 bits a weight */
     QS_RANDOM_SAMPLING = 7,   /* text generation */
-    QS_RANDOM_ORDER = 8       /* order of the parts of an active set */
+    QS_RANDOM_ORDER = 8,      /* order of the parts of an active set */
+    QS_RANDOM_ANCHOR = 9      /* pulls towards the anchor sign, 4 candidates of 32 weights */
 } qs_random_purpose;
 
 /* Philox4x32-10: key = seed (low word first), counter = (step, purpose << 24 | tensor, row, index).

@@ -67,6 +67,9 @@ typedef struct qs_train_options {
     double density_end;        /* <= 0: 0.02 */
     double amplitude_start;    /* c8: levels per sigma; <= 0: by width */
     double amplitude_end;
+    double anchor;             /* t2, c2, c4 with the default recipe: weights that are not pulsed are pulled one level back to the sign they
+                                  had when their phase began, with probability anchor * density (1/8 at most), for 1 bit a weight; 0..1;
+                                  <= 0 (default): never. For runs that qs_trainer_start_from starts; 0.1 is what the command takes then */
     int32_t sticky;            /* 0..256; < 0: the rule's default */
     qs_precision precision;    /* of the products with 1-bit weights and of their gradients; adamw has f32 only */
     int64_t active_parts;      /* fsm: parts that the rows of all matrices are cut into; one part at a time keeps a state and trains, the

@@ -254,9 +254,10 @@ fail:
     return status;
 }
 
-/* The scalars FSM_VISIT and FSM_RULE share; rows are those of w, state may be absent. */
+/* The scalars FSM_VISIT and FSM_RULE share; rows are those of w, state may be absent. anchor: the slot behind the sample. */
 static qs_status check_fsm(const qs_op *op, const char *name, int sample)
 {
+    const int anchor = sample + 1;
     qs_status status = QS_OK;
     QS_TRY(check_int(op, name, 0, "fsm", 0, QS_FSMS - 1));
     QS_TRY(check_int(op, name, 1, "sticky", 0, 256));
@@ -267,6 +268,11 @@ static qs_status check_fsm(const qs_op *op, const char *name, int sample)
     if (present(op, 1) && op->view[1].format != (int32_t)rule->format)
         QS_FAIL(QS_ERR_ARG, "%s: state is %s, the machine %s has %s", name, qs_format_name((qs_format)op->view[1].format),
                 rule->name, qs_format_name(rule->format));
+    QS_TRY(check_int(op, name, 8, "pull", 0, QS_PULL_MOST));
+    if (op->i[8] > 0 && !present(op, anchor))
+        QS_FAIL(QS_ERR_ARG, "%s: anchor is absent, pull is %lld", name, (long long)op->i[8]);
+    if (present(op, anchor) && op->i[0] == QS_FSM_C8)
+        QS_FAIL(QS_ERR_ARG, "%s: anchor is present, the machine c8 has none", name);
 fail:
     return status;
 }
@@ -397,7 +403,8 @@ static const op_rule rules[QS_OPS] = {
         MAYBE("x", F32, 'M', 'K'), IN("scale", F16, '1', 'N'), MAYBE("a", F32, '1', 'N'), MAYBE("b", F32, '1', 'K'),
         IN("theta", F32, '1', '1'), OUT("r_now", F32, '1', 'N'), OUT("c_now", F32, '1', 'K'),
         OUT("dmaster", F32, '1', 'N'), OUT("counts", I32, '1', '4'), MAYBE("dgrad", F32, 'N', 'K'),
-        OUT_MAYBE("pulses", T2, 'N', 'K'), OUT_MAYBE("sample", W1, 'S', 'K')}, QS_FLAG_MEASURE, extra_visit},
+        OUT_MAYBE("pulses", T2, 'N', 'K'), OUT_MAYBE("sample", W1, 'S', 'K'), MAYBE("anchor", W1, 'N', 'K')},
+        QS_FLAG_MEASURE, extra_visit},
     [QS_OP_FSM_STATISTICS] = {{
         OUT("r", F32, '1', 'N'), OUT("c", F32, '1', 'K'), OUT("control", F32, '1', '4'), IN("r_now", F32, '1', 'N'),
         IN("c_now", F32, '1', 'K'), IN("counts", I32, '1', '4')}, QS_FLAG_FIRST, extra_statistics},
@@ -406,7 +413,7 @@ static const op_rule rules[QS_OPS] = {
         MAYBE("a", F32, '1', 'N'), MAYBE("b", F32, '1', 'K')}, 0, extra_quantile},
     [QS_OP_FSM_RULE] = {{
         OUT("w", W1, 'N', 'K'), OUT("state", LEVELS, 'N', 'K'), IN("pulses", T2, 'N', 'K'),
-        OUT("counts", I32, '1', '4'), OUT_MAYBE("sample", W1, 'S', 'K')}, 0, extra_rule},
+        OUT("counts", I32, '1', '4'), OUT_MAYBE("sample", W1, 'S', 'K'), MAYBE("anchor", W1, 'N', 'K')}, 0, extra_rule},
     [QS_OP_BOP] = {{
         OUT("w", W1, 'N', 'K'), OUT("average", F32, 'N', 'K'), IN("dgrad", F32, 'N', 'K'), IN("scale", F16, '1', 'N'),
         OUT_MAYBE("counts", I32, '1', '4'), OUT_MAYBE("sample", W1, 'S', 'K')}, 0, extra_bop},

@@ -6,16 +6,18 @@
  * chunk tree is the column statistic. Nothing else grows with the matrix. */
 #include "cpu/fold.h"
 #include "cpu/sample.h"
+#include "qsbits/random.h"
 
-enum { W, STATE, DY, X, SCALE, A, B, THETA, R_NOW, C_NOW, DMASTER, COUNTS, DGRAD, PULSES, SAMPLE };   /* views of FSM_VISIT */
+enum { W, STATE, DY, X, SCALE, A, B, THETA, R_NOW, C_NOW, DMASTER, COUNTS, DGRAD, PULSES, SAMPLE, ANCHOR };   /* of FSM_VISIT */
 enum { ROWS = QSI_GRAD_ROWS, COLS = QSI_GRAD_COLS, WORDS = COLS / 32 };
 
 /* What both ops need to apply a rule. */
 typedef struct rule_job {
     const qsi_run *run;
-    const qsi_slot *w, *state, *pulses;
+    const qsi_slot *w, *state, *pulses, *anchor;
     qs_fsm fsm;
     int sticky;
+    uint32_t pull;
     qsi_draws draws;       /* of row 0 of the views, word 0 */
     qsi_sample sample;
     qsi_moves *moves;      /* [tasks] */
@@ -37,11 +39,12 @@ typedef struct desk {
     float ones[COLS];      /* stands for b where it is absent */
 } desk;
 
-static rule_job rule_of(const qsi_run *run, int pulses, int sample, int64_t group)
+static rule_job rule_of(const qsi_run *run, int pulses, int sample, int anchor, int64_t group)
 {
     const qs_op *op = run->op;
-    return (rule_job){.run = run, .w = &run->v[0], .state = &run->v[1], .pulses = &run->v[pulses], .fsm = (qs_fsm)op->i[0],
-                      .sticky = (int)op->i[1], .moves = qsi_shared(run), .group = group,
+    return (rule_job){.run = run, .w = &run->v[0], .state = &run->v[1], .pulses = &run->v[pulses], .anchor = &run->v[anchor],
+                      .fsm = (qs_fsm)op->i[0], .sticky = (int)op->i[1], .pull = (uint32_t)op->i[8], .moves = qsi_shared(run),
+                      .group = group,
                       .draws = {(uint64_t)op->i[2], (uint32_t)op->i[3], (uint32_t)op->i[4], (uint32_t)op->i[5], 0},
                       .sample = {&run->v[sample], op->i[5], op->i[6]}};
 }
@@ -122,15 +125,34 @@ static void record(const rule_job *job, int64_t row, int64_t k, int64_t n, const
     qsi_sample_note(qsi_sample_of(&job->sample, row) + k / 32, qsi_ld(job->sample.record), pulsed, flipped, n);
 }
 
-/* The rule, recorded in a sampled row; returns flips. */
-static int64_t apply_rule(const rule_job *job, int64_t row, int64_t k, int64_t n, const uint32_t *up, const uint32_t *down)
+/* Weights without a pulse get one towards their anchor where a candidate says so. */
+static void pull_back(const rule_job *job, int64_t row, int64_t k, int64_t n, uint32_t *up, uint32_t *down)
+{
+    const uint32_t *anchor = (const uint32_t *)qsi_row(job->anchor, row) + k / 32;
+    const qsi_draws d = draws_of(job, row, k);
+    for (int64_t j = 0; j < n; j++) {
+        uint32_t candidate[4], pulled = 0;
+        qs_philox(d.seed, d.step, QS_RANDOM_ANCHOR, d.tensor, d.row, d.word + (uint32_t)j, candidate);
+        for (int c = 0; c < 4; c++)
+            pulled |= (uint32_t)(candidate[c] >> 5 < job->pull) << (candidate[c] & 31);
+        pulled &= ~(up[j] | down[j]);
+        up[j] |= pulled & anchor[j];
+        down[j] |= pulled & ~anchor[j];
+    }
+}
+
+/* Pulls, then the rule, recorded in a sampled row, where pulls are no pulses; returns flips. */
+static int64_t apply_rule(const rule_job *job, int64_t row, int64_t k, int64_t n, uint32_t *up, uint32_t *down)
 {
     uint32_t pulsed[WORDS], before[WORDS];
-    if (!qsi_sample_of(&job->sample, row))
+    const bool sampled = qsi_sample_of(&job->sample, row) != NULL;
+    for (int64_t j = 0; sampled && j < n; j++)
+        pulsed[j] = up[j] | down[j];
+    if (job->pull > 0)
+        pull_back(job, row, k, n, up, down);
+    if (!sampled)
         return move_states(job, row, k, n, up, down);
     memcpy(before, (const uint32_t *)qsi_row(job->w, row) + k / 32, (size_t)n * sizeof *before);
-    for (int64_t j = 0; j < n; j++)
-        pulsed[j] = up[j] | down[j];
     const int64_t flips = move_states(job, row, k, n, up, down);
     record(job, row, k, n, pulsed, before);
     return flips;
@@ -232,7 +254,7 @@ qs_status qsi_cpu_fsm_visit(qsi_run *run)
     const int64_t operands = dense ? 0 : qsi_grad_shared(precision, &run->v[DY], &run->v[X]);
     const int64_t tree = qsi_floats(qsi_tree_slots(blocks) * COLS);
     QS_TRY(qsi_scratch_need(run, moves + qsi_floats(blocks * cols) + operands, qsi_max(tile, tree)));
-    visit_job job = {.rule = rule_of(run, PULSES, SAMPLE, group)};
+    visit_job job = {.rule = rule_of(run, PULSES, SAMPLE, ANCHOR, group)};
     job.measure = (run->op->flags & QS_FLAG_MEASURE) != 0;
     job.emit = run->v[PULSES].p != NULL;
     job.theta = run->v[THETA].p ? *qsi_f32(&run->v[THETA], 0) : 0.0f;
@@ -269,7 +291,7 @@ qs_status qsi_cpu_fsm_rule(qsi_run *run)
     qs_status status = QS_OK;
     const int64_t tasks = qsi_ceil_div(run->v[0].rows, QS_ROW_BLOCK);
     QS_TRY(qsi_scratch_need(run, tasks * (int64_t)sizeof(qsi_moves), 0));
-    rule_job job = rule_of(run, 2, 4, QS_ROW_BLOCK);
+    rule_job job = rule_of(run, 2, 4, 5, QS_ROW_BLOCK);
     qsi_each(run, tasks, rule_task, &job);
     qsi_store_moves(job.moves, tasks, &run->v[3]);
 fail:

@@ -367,7 +367,8 @@ static int format_of(const qsi_stored_tensor *t, int native)
             return t->shape[1] == 2 ? QS_C2 : t->shape[1] == 4 ? QS_C4 : QS_I32;
         return t->rank == 2 && t->shape[1] % 2 == 0 ? QS_T2 : QS_I32;
     }
-    if (native && strcmp(t->dtype, "I32") == 0 && has_suffix(t->name, ".weight") && t->rank == 2)
+    const int signs = has_suffix(t->name, ".weight") || has_suffix(t->name, ".anchor");
+    if (native && strcmp(t->dtype, "I32") == 0 && signs && t->rank == 2)
         return QS_W1;
     for (int format = QS_F32; format <= QS_U8; format++) {
         static const char *const dtypes[] = {"F32", "F16", "I32", "U8"};

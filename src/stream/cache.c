@@ -10,11 +10,6 @@
 
 enum { LARGE_PAGE = 2 << 20 };
 
-static int64_t whole_pages(uint64_t bytes)
-{
-    return qsi_max(QSI_STREAM_PAGE, qsi_round_up((int64_t)bytes, QSI_STREAM_PAGE));
-}
-
 /* Memory of all places. Large pages, where the kernel gives them, make fewer pieces of one read. */
 static qs_status take_memory(qsi_stream *s, int64_t bytes)
 {
@@ -35,27 +30,18 @@ fail:
     return status;
 }
 
-qs_status qsi_stream_make_places(qsi_stream *s, int64_t bytes)
+qs_status qsi_stream_make_places(qsi_stream *s, const qsi_stream_size *size)
 {
     qs_status status = QS_OK;
-    int64_t all = 0, largest = 0;
-    for (int64_t i = 0; i < s->count; i++) {
-        if (!qsi_add(all, whole_pages(s->slabs[i].bytes), &all))
-            all = INT64_MAX;
-        largest = qsi_max(largest, whole_pages(s->slabs[i].bytes));
-    }
-    s->fits = all <= bytes;
-    s->n_places = s->fits ? s->count : bytes / largest;
-    if (!s->fits && s->n_places < QSI_STREAM_STAGING)
-        QS_FAIL(QS_ERR_ARG, "%lld bytes of memory for slabs hold no two of %lld; give at least %lld", (long long)bytes,
-                (long long)largest, (long long)qsi_min(all, QSI_STREAM_STAGING * largest));
+    s->fits = size->fits;
+    s->n_places = size->places;
     if (!(s->places = qsi_alloc_array(s->context, QS_MEMORY_OTHER, s->n_places, sizeof *s->places)))
         QS_TRY(QS_ERR_NOMEM);
-    QS_TRY(take_memory(s, s->fits ? all : s->n_places * largest));
+    QS_TRY(take_memory(s, size->place_bytes));
     int64_t at = 0;
     for (int64_t i = 0; i < s->n_places; i++) {
         s->places[i] = (qsi_stream_place){.data = s->memory + at, .slab = -1};
-        at += s->fits ? whole_pages(s->slabs[i].bytes) : largest;
+        at += s->fits ? qsi_stream_pages((int64_t)s->slabs[i].bytes) : size->place_bytes / size->places;
     }
 fail:
     return status;

@@ -10,7 +10,7 @@
 #include <pthread.h>
 #include <sys/stat.h>
 #include "io/checksum.h"
-#include "stream/stream.h"
+#include "stream/size.h"
 
 enum { QSI_STREAM_CHUNK = 8 << 20,   /* bytes of one read or copy: what a cancelled one may still take */
        QSI_STREAM_PAGE = 4096,       /* unit of reads past the page cache; QS_SLAB_ALIGN is a multiple */
@@ -134,8 +134,7 @@ bool qsi_stream_next_read(qsi_stream *s, int64_t *slab, int64_t *place);
 
 /* ---- cache.c: what lies in RAM ------------------------------------------------------------------------------------- */
 
-/* Divides `bytes` of memory into places. Errors: ARG (too little), NOMEM. */
-qs_status qsi_stream_make_places(qsi_stream *s, int64_t bytes);
+qs_status qsi_stream_make_places(qsi_stream *s, const qsi_stream_size *size);   /* NOMEM */
 void qsi_stream_free_places(qsi_stream *s);
 
 /* Chooses what is kept, by uses. */

@@ -22,19 +22,27 @@ static qs_status take_slabs(qsi_stream *s, const qsi_manifest_file *file)
     return QS_OK;
 }
 
-static qs_status make_slots(qsi_stream *s, int64_t slots)
+/* What these slabs take. ARG: too little memory for them. */
+static qs_status measure(const qsi_stream *s, const qsi_stream_options *options, qsi_stream_size *size)
+{
+    int64_t all = 0, largest = 0;
+    for (int64_t i = 0; i < s->count; i++) {   /* the sum fits: a file is as long, but for a page per slab */
+        all += qsi_stream_pages((int64_t)s->slabs[i].bytes);
+        largest = qsi_max(largest, (int64_t)s->slabs[i].bytes);
+    }
+    return qsi_stream_size_of(s->count, all, largest, options, size);
+}
+
+static qs_status make_slots(qsi_stream *s, int64_t slots, int64_t bytes)
 {
     qs_status status = QS_OK;
-    uint64_t bytes = QSI_STREAM_PAGE;
-    for (int64_t i = 0; i < s->count; i++)
-        bytes = s->slabs[i].bytes > bytes ? s->slabs[i].bytes : bytes;
     s->slots = qsi_alloc_array(s->context, QS_MEMORY_OTHER, slots, sizeof *s->slots);
     s->guess = qsi_alloc_array(s->context, QS_MEMORY_OTHER, slots, sizeof *s->guess);
     if (!s->slots || !s->guess)
         QS_TRY(QS_ERR_NOMEM);
     for (; s->n_slots < slots; s->n_slots++) {
         s->slots[s->n_slots].slab = -1;
-        QS_TRY(qs_buffer_create(s->context, QS_MEMORY_SLOTS, bytes, &s->slots[s->n_slots].buffer));
+        QS_TRY(qs_buffer_create(s->context, QS_MEMORY_SLOTS, (uint64_t)bytes, &s->slots[s->n_slots].buffer));
     }
     QS_TRY(qs_queue_create(s->context, &s->queue));
 fail:
@@ -77,6 +85,7 @@ qs_status qsi_stream_create(qs_context *context, const qs_checkpoint *checkpoint
     qs_status status = QS_OK;
     qsi_stream *s = NULL;
     const char *path = NULL;
+    qsi_stream_size size;
     QS_TRY(check_options(checkpoint, first, count, options));
     const qsi_manifest_file *file = qsi_checkpoint_file(checkpoint, QSI_MODEL_FILE, &path);
     if (!(s = qsi_alloc(context, QS_MEMORY_OTHER, sizeof *s)))
@@ -86,12 +95,13 @@ qs_status qsi_stream_create(qs_context *context, const qs_checkpoint *checkpoint
     s->count = count;
     s->file.direct = s->file.plain = -1;
     QS_TRY(take_slabs(s, file));
+    QS_TRY(measure(s, options, &size));
     s->capacity = QSI_STREAM_ORDERS * count;
     if (!(s->order = qsi_alloc_array(context, QS_MEMORY_OTHER, s->capacity, sizeof *s->order)))
         QS_TRY(QS_ERR_NOMEM);
     QS_TRY(qsi_slab_file_open(context, path, file->claim.bytes, &s->file));
-    QS_TRY(qsi_stream_make_places(s, options->ram_bytes));
-    QS_TRY(make_slots(s, options->slots));
+    QS_TRY(qsi_stream_make_places(s, &size));
+    QS_TRY(make_slots(s, options->slots, size.slot_bytes));
     qsi_stream_choose_kept(s);
     QS_TRY(make_locks(s));
     QS_TRY(qsi_stream_start(s));

@@ -39,8 +39,9 @@ qs_status qsi_stream_expect(qsi_stream *stream, const int64_t *slabs, int64_t n)
 
 /* Waits until the next expected slab lies in a slot: *bytes is a U8 view [1, bytes of the slab]. A slab that still lies in a slot is
  * not copied again. At most slots slabs may be held at a time. The first time a slab is read its checksum is compared. A
- * slab without bytes has a view without columns. Errors: ARG (not the next expected, all slots held); CORRUPT, IO (file, slab,
- * offset, what failed), those of qs_write: then the stream can only be freed. */
+ * slab without bytes has a view without columns. What the user writes into a slot stays there until a slab is copied to it. Errors:
+ * ARG (not the next expected, all slots held); CORRUPT, IO (file, slab, offset, what failed), those of qs_write: then the stream can
+ * only be freed. */
 qs_status qsi_stream_acquire(qsi_stream *stream, int64_t slab, qs_view *bytes);
 
 /* Gives the slot back; the queue has run everything that reads it. */

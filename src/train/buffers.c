@@ -54,6 +54,8 @@ static void add_dealt(qs_trainer *t)
     qsi_arena *arena = &t->state_arena;
     if (is_fsm(t))
         qsi_arena_add(arena, &d->levels, qs_fsm_rule_of(t->options.fsm)->format, 1, room.weights);
+    if (t->options.anchor > 0.0)
+        qsi_arena_add(arena, &d->anchors, QS_W1, 1, room.weights);
     if (is_fsm(t) && t->options.recipe != QS_RECIPE_LITERAL) {
         qsi_arena_add(arena, &d->row_moments, QS_F32, 1, room.rows);
         qsi_arena_add(arena, &d->column_moments, QS_F32, 1, room.cols);

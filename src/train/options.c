@@ -85,6 +85,8 @@ static void fill_automatic(qs_train_options *o, const qs_model_config *model)
         o->amplitude_start = 1024.0 / (double)model->dim;
     if (!(o->amplitude_end > 0.0))
         o->amplitude_end = 0.0375 * o->amplitude_start;
+    if (o->anchor < 0.0)
+        o->anchor = 0.0;
     if (o->micro_batch == 0)
         o->micro_batch = o->batch;
     if (o->lora_rank <= 0)
@@ -102,7 +104,7 @@ static void fill_automatic(qs_train_options *o, const qs_model_config *model)
 #define REAL_RANGES(X) \
     X(lr, 0.0, 1e38) X(matrix_lr, 0.0, 1e38) X(scale_lr, 0.0, 1e38) X(final_lr, 0.0, 1.0) X(weight_decay, 0.0, 1.0) \
     X(clip, 0.0, 1e9) X(density_start, 0.0, 1.0) X(density_end, 0.0, 1.0) X(amplitude_start, 0.0, 128.0) \
-    X(amplitude_end, 0.0, 128.0)
+    X(amplitude_end, 0.0, 128.0) X(anchor, 0.0, 1.0)
 #define INTEGER_RANGES(X) \
     X(steps, 1, INT64_C(1) << 31) X(batch, 1, 1 << 20) X(micro_batch, 1, o.batch) X(warmup, 0, o.steps) X(sticky, 0, 256) \
     X(recompute, 0, 1) X(full_backward, 0, 1) X(optimizer, 0, QS_OPTIMIZERS - 1) X(fsm, 0, QS_FSMS - 1) X(recipe, 0, QS_RECIPE_EXACT) \
@@ -169,6 +171,8 @@ qs_status qs_train_options_resolve(qs_train_options *options, const qs_model_con
         QS_FAIL(QS_ERR_ARG, "fsm is %s; the literal recipe is the machine t2", qs_fsm_rule_of(o.fsm)->name);
     if (o.optimizer == QS_OPTIMIZER_FSM && o.recipe == QS_RECIPE_EXACT && o.fsm == QS_FSM_C8)
         QS_FAIL(QS_ERR_ARG, "the exact recipe has no meaning for c8, which uses no threshold");
+    if (o.anchor > 0.0 && (o.optimizer != QS_OPTIMIZER_FSM || o.recipe != QS_RECIPE_DEFAULT || o.fsm == QS_FSM_C8))
+        QS_FAIL(QS_ERR_ARG, "anchor is %g; only fsm with its default recipe and t2, c2 or c4 pulls weights back, others need 0", o.anchor);
     QS_TRY(check_active(&o, model));
     *options = o;
 fail:

@@ -48,6 +48,7 @@ static void deal(qs_trainer *t, int64_t index, const qsi_room *at)
     qsi_matrix_state *s = &t->matrices[index];
     const int64_t n = s->active.count, vector = n > 0;
     s->levels = cut(d->levels, at->weights, n, x->cols);
+    s->anchor = cut(d->anchors, at->weights, n, x->cols);
     s->row_moment = cut(d->row_moments, at->rows, vector, n);
     s->column_moment = cut(d->column_moments, at->cols, vector, x->cols);
     s->control = cut(d->controls, at->controls, vector, 4);
@@ -204,6 +205,8 @@ qs_status qsi_phase_enter(qs_trainer *t, int64_t step)
         if (!t->matrices[i].levels.buffer)
             continue;
         QS_TRY(start_levels(t, i));
+        if (t->matrices[i].anchor.buffer)
+            QS_TRY(qsi_run(t->model->queue, qs_op_copy(t->matrices[i].anchor, t->matrices[i].weight)));
         if (t->active.parts > 1 || t->model->streamed)
             QS_TRY(start_vectors(t, i));
     }

@@ -4,6 +4,8 @@
 #include "stream/size.h"
 #include "train/train.h"
 
+enum { MARGIN = 20 };   /* 1/20 of the RAM budget stays free */
+
 typedef struct stand_in {
     qs_model model;
     qs_trainer trainer;
@@ -41,6 +43,12 @@ fail:
     return status;
 }
 
+/* What a budget (0: none) leaves for blocks, which take `all` at most. */
+static int64_t room_of(int64_t budget, int64_t used, int64_t all)
+{
+    return budget == 0 ? all : qsi_min(all, budget - budget / MARGIN - used);
+}
+
 /* What streams: blocks in host memory and in slots, and what keeps count of them. */
 static qs_status plan_stream(const stand_in *s, const qs_stream_options *in_place, uint64_t ram_budget, qs_memory_plan *plan)
 {
@@ -53,10 +61,11 @@ static qs_status plan_stream(const stand_in *s, const qs_stream_options *in_plac
         QS_FAIL(QS_ERR_ARG, "slots is %lld; a model streams through at least 2", (long long)in_place->slots);
     if (!qsi_mul(page, layers, &all) || in_place->ram_bytes > INT64_MAX || ram_budget > INT64_MAX)
         QS_FAIL(QS_ERR_SHAPE, "the blocks of this model are too large to be counted");
-    options.ram_bytes = (int64_t)in_place->ram_bytes;
-    if (options.ram_bytes == 0)
-        options.ram_bytes = qsi_max(qsi_stream_room((int64_t)ram_budget, (int64_t)plan->bytes[QS_POOL_RAM][QS_MEMORY_TAGS], all),
-                                    qsi_stream_least(all, slab));
+    options.ram_bytes = all;
+    QS_TRY(qsi_stream_size_of(layers, all, slab, &options, &size));
+    const int64_t used = (int64_t)plan->bytes[QS_POOL_RAM][QS_MEMORY_TAGS] + size.list_bytes;
+    options.ram_bytes = in_place->ram_bytes > 0 ? (int64_t)in_place->ram_bytes
+                                                : qsi_max(room_of((int64_t)ram_budget, used, all), qsi_stream_least(all, slab));
     QS_TRY(qsi_stream_size_of(layers, all, slab, &options, &size));
     QS_TRY(qsi_plan_list(plan, QS_POOL_RAM, QS_MEMORY_WEIGHTS, 1, size.place_bytes));
     QS_TRY(qsi_plan_list(plan, QS_POOL_RAM, QS_MEMORY_OTHER, 1, size.list_bytes));

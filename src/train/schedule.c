@@ -43,6 +43,12 @@ static double controller_slope(double z0, double density)
     return slope > 0.5 ? slope : 0.5;
 }
 
+/* Candidates below this pull: each of the 32 weights of a word is one of four candidates with probability 1/8. */
+static uint32_t pull_of(double probability)
+{
+    return (uint32_t)floor(8.0 * (probability < 0.125 ? probability : 0.125) * QS_PULL_MOST + 0.5);
+}
+
 void qsi_rates_at(const qs_train_options *o, int64_t step, qsi_rates *r)
 {
     const qsi_active active = {.parts = o->active_parts, .phases = o->active_parts * o->sweeps, .steps = o->steps};
@@ -60,6 +66,7 @@ void qsi_rates_at(const qs_train_options *o, int64_t step, qsi_rates *r)
     const double updates = (double)(step - phase.first + 1), beta = updates / (updates + 1.0);
     r->z0 = (float)z0;
     r->slope = (float)controller_slope(z0, r->density);
+    r->pull = pull_of(o->anchor * r->density);
     r->amplitude = (float)(o->amplitude_end + (o->amplitude_start - o->amplitude_end) * heat);
     r->beta = (float)(beta < 0.95 ? beta : 0.95);
     r->c1 = (float)(1.0 - power(0.9, step + 1));

@@ -33,6 +33,7 @@ static void put_parts(list *l, const qs_trainer *t, int64_t index, int file)
         return;
     }
     put(l, x->name, ".weight_state", s->levels, 1, slab, QSI_OF_MATRIX);
+    put(l, x->name, ".anchor", s->anchor, 1, slab, QSI_OF_MATRIX);
     put(l, x->name, ".latent", s->latent, 1, slab, QSI_OF_MATRIX);
     put(l, x->name, ".weight.adam_m", s->m, 1, slab, QSI_OF_MATRIX);
     put(l, x->name, ".weight.adam_v", s->v, 1, slab, QSI_OF_MATRIX);
@@ -98,7 +99,7 @@ static void put_file(list *l, const qs_trainer *t, int file)
 
 qs_status qsi_trainer_tensors(const qs_trainer *t, qsi_persistent **out, int64_t *count)
 {
-    enum { PER_MATRIX = 14, PER_FLOAT = 3 };
+    enum { PER_MATRIX = 15, PER_FLOAT = 3 };
     const int64_t most = PER_MATRIX * qsi_matrix_count(t->model) + PER_FLOAT * (t->model->n_floats + t->model->n_adapters);
     list l = {qsi_alloc_array(t->context, QS_MEMORY_IO, most, sizeof *l.entries), 0};
     if (!l.entries)
@@ -124,8 +125,12 @@ qs_status qs_trainer_bits(const qs_trainer *t, qs_bits *bits)
         if (tensors[i].part == QSI_OF_HEALTH)
             health += view_bytes(tensors[i].view);
     }
-    for (int64_t i = 0; i < qsi_matrix_count(t->model); i++)
-        weights += t->model->matrices[i].rows * t->model->matrices[i].cols;
+    for (int64_t i = 0; i < qsi_matrix_count(t->model); i++) {
+        const qsi_matrix *x = &t->model->matrices[i];
+        weights += x->rows * x->cols;
+        if (t->model->streamed)   /* what of it is in memory was counted; the rest is in the file */
+            bytes[0] += (x->rows - t->matrices[i].active.count) * (x->cols / 8 + 2);
+    }
     bits->packed_weights = weights;
     bits->packed_bits_per_weight = 8.0 * (double)bytes[0] / (double)weights;
     bits->training_bytes = bytes[0] + bytes[1];

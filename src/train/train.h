@@ -19,6 +19,7 @@ typedef struct qsi_matrix_state {
     qsi_rows active;
     qs_view weight, half;       /* their signs [n, K] and fp16 scales [1, n]: those of the model, or apart from a streamed one */
     qs_view levels;             /* fsm: [n, K] in the rule's format */
+    qs_view anchor;             /* fsm with an anchor: their signs when the phase began [n, K] */
     qs_view row_moment;         /* fsm default: r [1, n] */
     qs_view column_moment;      /* c [1, K] */
     qs_view control;            /* [1, 4] = {mu, 0, 0, 0} */
@@ -38,6 +39,7 @@ typedef struct qsi_room {
 /* The buffers whose pieces the matrices of a phase get: [1, elements of a room]. */
 typedef struct qsi_dealt {
     qs_view levels;
+    qs_view anchors;            /* W1, with options.anchor */
     qs_view weights, halves;    /* streamed models: W1 and F16 */
     qs_view row_moments, column_moments, controls;
     qsi_adam scales;
@@ -55,6 +57,7 @@ typedef struct qsi_rates {
     double lr, matrix_lr, scale_lr;
     double density;
     float z0, slope, amplitude, beta;
+    uint32_t pull;              /* of a candidate towards the anchor (qsbits/ops.h) */
     float c1, c2;               /* bias corrections of AdamW */
     bool first;                 /* first update of the run: statistics only */
 } qsi_rates;

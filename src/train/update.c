@@ -38,6 +38,7 @@ static qs_fsm_visit visit_of(qs_trainer *t, int64_t index, const qsi_rates *r)
         .dmaster = m->scale.grad,
         .counts = qs_view_rows(s->counts, index, 1),
         .sample = m->record,
+        .anchor = m->anchor,
         .first_row = m->active.first,
         .whole_rows = x->rows,
         .fsm = t->options.fsm,
@@ -47,6 +48,7 @@ static qs_fsm_visit visit_of(qs_trainer *t, int64_t index, const qsi_rates *r)
         .tensor = x->id,
         .base = x->base,
         .amplitude = r->amplitude,
+        .pull = r->pull,
     };
 }
 
