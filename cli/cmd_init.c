@@ -1,6 +1,7 @@
 /* cmd_init.c - qsbits init: a new model in a folder, as large as the disk, made tensor by tensor from a seed. */
 #include "commands.h"
 #include "common.h"
+#include "from.h"
 #include "progress.h"
 #include "settings.h"
 #include "signals.h"
@@ -47,8 +48,10 @@ static int make(const options *o, qs_context *context, const qs_model_config *co
     byte_progress_start(&m.progress);
     m.started = now_seconds();
     signals_catch();
-    const qs_status status = qs_model_write_new(context, config, (uint64_t)o->value[OPT_INIT_SEED].integer,
-                                                o->value[OPT_OUT_MODEL].text, show, &m);
+    const char *folder = o->value[OPT_OUT_MODEL].text, *from = o->value[OPT_FROM].text;
+    const qs_status status =
+        from != NULL ? qs_model_write_copy(context, from, folder, show, &m)
+                     : qs_model_write_new(context, config, (uint64_t)o->value[OPT_INIT_SEED].integer, folder, show, &m);
     byte_progress_end(&m.progress);
     const int number = signals_caught();
     if (status == QS_ERR_CANCELLED && number != 0)
@@ -61,16 +64,20 @@ static int run(const options *o)
 {
     qs_context *context = NULL;
     qs_model_config config;
+    options told = *o;
+    origin from;
     const char *folder = o->value[OPT_OUT_MODEL].text;
     if (folder == NULL)
         return fail_usage(NAME, "--out is missing; give the folder of the new model");
     if (folder[0] == '\0')
         return fail_usage(NAME, "--out is empty; give the folder of the new model");
-    int code = settings_model(o, &config);
+    int code = open_context(o, &context);
     if (code == 0)
-        code = open_context(o, &context);
+        code = origin_open(&told, context, NULL, false, true, &from);
     if (code == 0)
-        code = make(o, context, &config);
+        code = origin_model(&told, &from, &config);
+    if (code == 0)
+        code = make(&told, context, &config);
     qs_close(&context);
     return code;
 }
@@ -87,6 +94,7 @@ const command init_command = {
         "without tensors. It is made tensor by tensor, so that it needs a few megabytes of memory however large it is, and the\n"
         "disk is its limit: 90 billion weights are 11 GB. The same seed gives the same weights as qsbits train without --from,\n"
         "with every number of threads. inspect, eval, generate and train --from take the folder like that of any checkpoint.\n"
+        "--from makes it of the weights of a checkpoint instead, without the training state, so that it may be trained in place.\n"
         "MODEL must be new or empty. If it cannot be finished (Ctrl-C, a full disk) nothing of it stays.",
     .examples = {"qsbits init --preset 90b --out model90b", "qsbits init --preset mini --ctx 512 --seed 7 --out model"},
     .exit_codes = CODES,

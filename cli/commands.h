@@ -8,7 +8,7 @@
 
 /* In the order of the help page. */
 #define COMMAND_LIST(X) \
-    X(train) X(init) X(compare) X(eval) X(generate) X(report) X(inspect) X(info) X(signature) X(bench) X(completion) X(manual)
+    X(train) X(plan) X(init) X(compare) X(eval) X(generate) X(report) X(inspect) X(info) X(signature) X(bench) X(completion) X(manual)
 
 #define COMMAND_EXTERN(name) extern const command name##_command;
 COMMAND_LIST(COMMAND_EXTERN)

@@ -4,14 +4,14 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "plan_fit.h"
 #include "settings.h"
 
 enum { TIMED_STEPS = 5, UNTIMED_STEPS = 2, SCHEDULE_ROWS = 10 };
 
 typedef struct plan {
-    qs_memory_plan memory;
-    uint64_t available;                  /* of the device */
-    bool fits;
+    plan_case run;
+    plan_verdict verdict;
     double step_seconds;                 /* median of the timed steps, NaN where nothing was run */
 } plan;
 
@@ -46,13 +46,26 @@ static int measure(training *t, plan *p)
     return 0;
 }
 
+/* Of both pools together: what can be used, where there is a limit. */
+static double available(const plan *p)
+{
+    const plan_case *c = &p->run;
+    const double pools = (double)plan_usable(c->limit[QS_POOL_RAM]) + (double)plan_usable(c->limit[QS_POOL_DEVICE]);
+    const double machine = (double)plan_usable(c->together);
+    const bool both = c->limit[QS_POOL_RAM] > 0 && c->limit[QS_POOL_DEVICE] > 0;
+    return both && (c->together == 0 || pools < machine) ? pools : machine;
+}
+
 static json_t *memory_json(const plan *p)
 {
     json_t *memory = json_object();
+    const qs_memory_plan *m = &p->verdict.memory;
     for (int tag = 0; tag < QS_MEMORY_TAGS; tag++)
-        (void)json_object_set_new(memory, qs_memory_tag_name((qs_memory_tag)tag), json_integer((json_int_t)p->memory.bytes[QS_MEMORY_POOLS][tag]));
-    (void)json_object_set_new(memory, "all", json_integer((json_int_t)p->memory.bytes[QS_MEMORY_POOLS][QS_MEMORY_TAGS]));
-    (void)json_object_set_new(memory, "available", json_integer((json_int_t)p->available));
+        (void)json_object_set_new(memory, qs_memory_tag_name((qs_memory_tag)tag), json_integer((json_int_t)m->bytes[QS_MEMORY_POOLS][tag]));
+    (void)json_object_set_new(memory, "all", json_integer((json_int_t)m->bytes[QS_MEMORY_POOLS][QS_MEMORY_TAGS]));
+    (void)json_object_set_new(memory, "ram", json_integer((json_int_t)m->bytes[QS_POOL_RAM][QS_MEMORY_TAGS]));
+    (void)json_object_set_new(memory, "device", json_integer((json_int_t)m->bytes[QS_POOL_DEVICE][QS_MEMORY_TAGS]));
+    (void)json_object_set_new(memory, "available", json_integer((json_int_t)available(p)));
     return memory;
 }
 
@@ -79,7 +92,7 @@ static int print_plan_json(const training *t, const plan *p)
 {
     json_t *result = training_config(t);
     (void)json_object_set_new(result, "memory", memory_json(p));
-    (void)json_object_set_new(result, "fits", json_boolean(p->fits));
+    (void)json_object_set_new(result, "fits", json_boolean(p->verdict.fits));
     (void)json_object_set_new(result, "schedule", schedule_json(t));
     (void)json_object_set_new(result, "step_seconds", json_number(p->step_seconds));
     (void)json_object_set_new(result, "seconds", json_number(p->step_seconds * (double)t->settings.steps));
@@ -88,14 +101,16 @@ static int print_plan_json(const training *t, const plan *p)
 
 static void print_memory(const plan *p)
 {
-    char text[16], all[16], available[16];
-    printf("\nMemory\n");
+    char ram[16], device[16], most[16];
+    const uint64_t *host = p->verdict.memory.bytes[QS_POOL_RAM], *there = p->verdict.memory.bytes[QS_POOL_DEVICE];
+    printf("\nMemory\n  %-12s %10s %10s\n", "", "RAM", "device");
     for (int tag = 0; tag < QS_MEMORY_TAGS; tag++)
-        if (p->memory.bytes[QS_MEMORY_POOLS][tag] > 0)
-            printf("  %-12s %10s\n", qs_memory_tag_name((qs_memory_tag)tag), human_bytes((double)p->memory.bytes[QS_MEMORY_POOLS][tag], text));
-    printf("  %-12s %10s of %s%s\n", "together", human_bytes((double)p->memory.bytes[QS_MEMORY_POOLS][QS_MEMORY_TAGS], all),
-           human_bytes((double)p->available, available),
-           p->fits ? "" : ": does not fit; use a smaller shape, --micro-batch or --recompute");
+        if (host[tag] + there[tag] > 0)
+            printf("  %-12s %10s %10s\n", qs_memory_tag_name((qs_memory_tag)tag), host[tag] > 0 ? human_bytes((double)host[tag], ram) : "-",
+                   there[tag] > 0 ? human_bytes((double)there[tag], device) : "-");
+    printf("  %-12s %10s %10s of %s%s\n", "together", human_bytes((double)host[QS_MEMORY_TAGS], ram),
+           human_bytes((double)there[QS_MEMORY_TAGS], device), human_bytes(available(p), most),
+           p->verdict.fits ? "" : ": does not fit; use a smaller shape, --micro-batch or --recompute");
 }
 
 static void print_schedule(const training *t)
@@ -132,17 +147,23 @@ static int print_plan(const training *t, const plan *p)
     return flush_output("train");
 }
 
+static qs_status weigh(const training *t, plan *p)
+{
+    p->run = (plan_case){.model = t->model, .training = t->settings, .in_place = t->in_place};
+    qs_stream_options_default(&p->run.stream);
+    p->run.stream.slots = t->o.value[OPT_SLOTS].integer;
+    plan_set_limits(&t->o, t->context, &p->run);
+    return plan_weigh(&p->run, &p->verdict);
+}
+
+/* A model that is trained in place would be changed by steps, so none are taken. */
 int dry_run(training *t)
 {
     plan p = {.step_seconds = NAN};
-    qs_device_info device;
-    const qs_status status = qs_train_plan(&t->model, &t->settings, NULL, 0, &p.memory);
+    const qs_status status = weigh(t, &p);
     if (status != QS_OK)
         return fail_library("train", status, NULL);
-    qs_context_device(t->context, &device);
-    p.available = device.memory_bytes;
-    p.fits = p.memory.bytes[QS_MEMORY_POOLS][QS_MEMORY_TAGS] < p.available;
-    const int code = p.fits ? measure(t, &p) : 0;
+    const int code = p.verdict.fits && !t->in_place ? measure(t, &p) : 0;
     if (code != 0)
         return code;
     return t->o.value[OPT_JSON].given ? print_plan_json(t, &p) : print_plan(t, &p);

@@ -139,7 +139,8 @@ static bool set_real(const options *o, const option_row *row, option_value *v, c
     return true;
 }
 
-/* The factor of a unit behind a number: K, M, G or B, T in steps of 1000, or of 1024 with an i behind them; 0 if there is none such. */
+/* The factor of a unit behind a number: K, M, G or B, T in steps of 1000, or of 1024 with an i behind them, perhaps of bytes (B) or
+ * operations (OP); 0 if there is none such. */
 static double unit_factor(const char *unit)
 {
     static const char letters[] = "kmgt";
@@ -149,17 +150,19 @@ static double unit_factor(const char *unit)
         return *unit == '\0' ? 1.0 : 0.0;
     const double base = unit[1] == 'i' ? 1024.0 : 1000.0;
     const char *rest = unit + (unit[1] == 'i' ? 2 : 1);
-    return *rest == '\0' || strcmp(rest, "B") == 0 ? pow(base, (double)(at - letters + 1)) : 0.0;
+    return *rest == '\0' || strcmp(rest, "B") == 0 || strcmp(rest, "OP") == 0 ? pow(base, (double)(at - letters + 1)) : 0.0;
 }
 
 static bool set_amount(const options *o, const option_row *row, option_value *v, const char *where, const char *text)
 {
-    char *end = NULL;
-    const double number = strtod(text, &end), factor = end == text || !isfinite(number) ? 0.0 : unit_factor(end);
-    const bool bytes = strcmp(row->value, "SIZE") == 0;
+    char *end = NULL, plain[WORD_LIMIT];
+    const bool bytes = strcmp(row->value, "SIZE") == 0, rate = strcmp(row->value, "RATE") == 0;
+    const size_t length = strlen(text), second = rate && length > 2 && strcmp(text + length - 2, "/s") == 0 ? 2 : 0;
+    (void)snprintf(plain, sizeof plain, "%.*s", length < sizeof plain ? (int)(length - second) : 0, text);
+    const double number = strtod(plain, &end), factor = end == plain || !isfinite(number) ? 0.0 : unit_factor(end);
     if (factor == 0.0) {
-        (void)fail_usage(o->command->name, "%s '%s' is no %s; give one such as %s %s", where, text, bytes ? "size" : "number", where,
-                         bytes ? "12GB or 512MiB" : "1.5B or 300M");
+        (void)fail_usage(o->command->name, "%s '%s' is no %s; give one such as %s %s", where, text,
+                         bytes ? "size" : rate ? "rate" : "number", where, bytes ? "12GB or 512MiB" : rate ? "32GB/s" : "1.5B or 300M");
         return false;
     }
     if (!(number * factor >= row->least && number * factor <= row->greatest)) {

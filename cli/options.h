@@ -11,12 +11,12 @@
 /* Commands an option belongs to. */
 enum command_bit {
     TRAIN = 1, EVAL = 2, GENERATE = 4, INSPECT = 8, INFO = 16, SIGNATURE = 32, BENCH = 64, COMPARE = 128, REPORT = 256,
-    COMPLETION = 512, MANUAL = 1024, INIT = 2048,
+    COMPLETION = 512, MANUAL = 1024, INIT = 2048, PLAN = 4096,
     RUNS = TRAIN | COMPARE,
-    COMPUTE = TRAIN | COMPARE | EVAL | GENERATE | INFO | SIGNATURE | BENCH,
+    COMPUTE = TRAIN | COMPARE | EVAL | GENERATE | INFO | SIGNATURE | BENCH | PLAN,
     RESULTS = COMPUTE | INSPECT | INIT,
-    SHAPED = RUNS | INIT,
-    EVERY = 4095
+    SHAPED = RUNS | INIT | PLAN,
+    EVERY = 8191
 };
 
 /* SETTING: stored in config.json and taken from there by --resume. */
@@ -53,7 +53,7 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE, AMOUNT } option_kind;
       "part of the text to evaluate; test is the last --test-fraction") \
     X(MODEL, "model", 'm', TEXT, 0, 0, EVAL | GENERATE, PLAIN, "Model", "RUN", NULL, \
       "run folder (newest checkpoint), checkpoint folder or model.safetensors") \
-    X(FROM, "from", 0, TEXT, 0, 0, RUNS, SETTING, "Model", "RUN", NULL, \
+    X(FROM, "from", 0, TEXT, 0, 0, RUNS | INIT, SETTING, "Model", "RUN", NULL, \
       "go on with these weights: of a run folder (newest checkpoint), checkpoint folder or model.safetensors") \
     X(IN_PLACE, "in-place", 0, FLAG, 0, 0, TRAIN, SETTING, "Model", NULL, NULL, \
       "train the model of --from in its file: it streams, and what a phase has trained is written into it") \
@@ -73,18 +73,20 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE, AMOUNT } option_kind;
     X(NO_SUB_NORM, "no-sub-norm", 0, FLAG, 0, 0, SHAPED, SETTING, "Model", NULL, NULL, \
       "no RMSNorm before the attention-output and down products") \
     X(TIED, "tied", 0, FLAG, 0, 0, SHAPED, SETTING, "Model", NULL, NULL, "the embedding is the output layer as well") \
+    X(NOMINAL, "weights", 0, AMOUNT, 1024, 9e18, PLAN, PLAIN, "Model", "N", "(as the preset is called)", \
+      "weights for the round figures beside those of the shape, such as 90B") \
     X(OPTIMIZER, "optimizer", 0, CHOICE, 0, 0, TRAIN, SETTING, "Training", CHOICES_OPTIMIZER, "fsm", \
       "what trains the matrices: a state machine on 1-bit weights, or a baseline") \
-    X(FSM_STATE, "fsm-state", 0, CHOICE, 0, 0, TRAIN, SETTING, "Training", CHOICES_FSM, "c4", \
+    X(FSM_STATE, "fsm-state", 0, CHOICE, 0, 0, TRAIN | PLAN, SETTING, "Training", CHOICES_FSM, "c4", \
       "bits a weight, its sign included: 3 (t2: ternary; c2: 4 levels), 5 or 9") \
     X(FSM_RECIPE, "fsm-recipe", 0, CHOICE, 0, 0, TRAIN, SETTING, "Training", CHOICES_RECIPE, "default", \
       "literal: as first published; exact: same-step quantile, for tests") \
     X(RANK, "rank", 0, INT, 1, 1024, RUNS, SETTING, "Training", "N", "(8)", "rank of the adapters (lora)") \
-    X(PRECISION, "precision", 0, CHOICE, 0, 0, TRAIN | EVAL | GENERATE, SETTING, "Training", CHOICES_PRECISION, "f32", \
+    X(PRECISION, "precision", 0, CHOICE, 0, 0, TRAIN | EVAL | GENERATE | PLAN, SETTING, "Training", CHOICES_PRECISION, "f32", \
       "arithmetic of the products with 1-bit weights: f32, or operands in int8 or bf16") \
-    X(STEPS, "steps", 0, INT, 1, INT64_C(1) << 31, RUNS, SETTING, "Training", "N", "1000", \
+    X(STEPS, "steps", 0, INT, 1, INT64_C(1) << 31, RUNS | PLAN, SETTING, "Training", "N", "1000", \
       "length of the run; schedules end there") \
-    X(BATCH, "batch", 'b', INT, 1, 1 << 20, RUNS | BENCH, SETTING, "Training", "N", "32", "windows per step") \
+    X(BATCH, "batch", 'b', INT, 1, 1 << 20, RUNS | BENCH | PLAN, SETTING, "Training", "N", "32", "windows per step") \
     X(SEED, "seed", 's', INT, 0, INT64_MAX, TRAIN, SETTING, "Training", "N", "1", "of all random numbers") \
     X(INIT_SEED, "seed", 's', INT, 0, INT64_MAX, INIT, PLAIN, "Model", "N", "1", "of the random weights") \
     X(LR, "lr", 0, REAL, 1e-12, 1e30, TRAIN, SETTING, "Training", "R", "(searched)", "rate of the float parameters") \
@@ -103,30 +105,31 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE, AMOUNT } option_kind;
       "share of weights pulsed at the start (fsm)") \
     X(DENSITY_END, "density-end", 0, REAL, 1e-5, 1, RUNS, SETTING, "Training", "F", "(0.02)", "and at the end") \
     X(ANCHOR, "anchor", 0, REAL, 0, 1, RUNS, SETTING, "Training", "F", "(0.1 with --from, else 0)", \
-      "share of the density with which weights that rest are pulled back to the sign they started with (--from); " \
-      "less of the old text is forgotten; costs 1 bit a weight") \
-    X(ACTIVE_PARTS, "active-parts", 0, INT, 1, 1024, RUNS, SETTING, "Training", "N", "(1)", \
+      "resting weights go back to their first sign, at this share of the density") \
+    X(ACTIVE_PARTS, "active-parts", 0, INT, 1, 1024, RUNS | PLAN, SETTING, "Training", "N", "(1)", \
       "cut the rows of all matrices into N parts; one at a time has a state and trains (fsm)") \
-    X(ACTIVE_PARAMS, "active-params", 0, AMOUNT, 1024, 9e18, TRAIN, SETTING, "Training", "N", "(all)", \
+    X(ACTIVE_PARAMS, "active-params", 0, AMOUNT, 1024, 9e18, TRAIN | PLAN, SETTING, "Training", "N", "(all)", \
       "the same by size: at most so many weights at a time, such as 1.5B") \
-    X(SWEEPS, "sweeps", 0, INT, 1, 1 << 20, RUNS, SETTING, "Training", "N", "(up to 4)", \
+    X(SWEEPS, "sweeps", 0, INT, 1, 1 << 20, RUNS | PLAN, SETTING, "Training", "N", "(up to 4)", \
       "how often every part has its turn, each time colder") \
-    X(ACTIVE_BY, "active-by", 0, CHOICE, 0, 0, RUNS, SETTING, "Training", CHOICES_ACTIVE_BY, "(rows)", \
+    X(ACTIVE_BY, "active-by", 0, CHOICE, 0, 0, RUNS | PLAN, SETTING, "Training", CHOICES_ACTIVE_BY, "(rows)", \
       "a part is a share of the rows of every matrix, or a stretch of the blocks") \
     X(ACTIVE_ORDER, "active-order", 0, CHOICE, 0, 0, RUNS, SETTING, "Training", CHOICES_ACTIVE_ORDER, "(bottom-up)", \
       "of the parts in a sweep") \
     X(FULL_BACKWARD, "full-backward", 0, FLAG, 0, 0, TRAIN, SETTING, "Training", NULL, NULL, \
       "always go back to block 0, so that norms and embedding below the active rows train as well; slower") \
-    X(MICRO_BATCH, "micro-batch", 0, INT, 0, 1 << 20, RUNS, SETTING, "Memory", "N", "0", \
+    X(MICRO_BATCH, "micro-batch", 0, INT, 0, 1 << 20, RUNS | PLAN, SETTING, "Memory", "N", "0", \
       "windows at a time, 0 is all; less memory, the same result") \
-    X(RECOMPUTE, "recompute", 0, FLAG, 0, 0, RUNS, SETTING, "Memory", NULL, NULL, \
+    X(RECOMPUTE, "recompute", 0, FLAG, 0, 0, RUNS | PLAN, SETTING, "Memory", NULL, NULL, \
       "keep block inputs only; less memory, slower, the same result") \
-    X(RAM_BUDGET, "ram-budget", 0, AMOUNT, 1048576, 9e18, TRAIN, PLAIN, "Memory", "SIZE", "(no limit)", \
+    X(RAM_BUDGET, "ram-budget", 0, AMOUNT, 1048576, 9e18, TRAIN | PLAN, PLAIN, "Memory", "SIZE", "(no limit)", \
       "host memory that may be used, such as 12GB; --in-place keeps as many blocks in it as fit, the same result") \
-    X(DEVICE_BUDGET, "device-budget", 0, AMOUNT, 1048576, 9e18, TRAIN, PLAIN, "Memory", "SIZE", "(no limit)", \
+    X(DEVICE_BUDGET, "device-budget", 0, AMOUNT, 1048576, 9e18, TRAIN | PLAN, PLAIN, "Memory", "SIZE", "(no limit)", \
       "and device memory; the CPU's is RAM too, but counted apart") \
-    X(SLOTS, "slots", 0, INT, 2, 64, TRAIN, PLAIN, "Memory", "N", "3", \
+    X(SLOTS, "slots", 0, INT, 2, 64, TRAIN | PLAN, PLAIN, "Memory", "N", "3", \
       "blocks of a model trained --in-place that are on the device at a time, the same result") \
+    X(FIT, "fit", 0, FLAG, 0, 0, TRAIN, PLAIN, "Memory", NULL, NULL, \
+      "where the run does not fit, choose slots, recompute and micro-batch so that it does; the same result") \
     X(ARMS, "arms", 0, TEXT, 0, 0, COMPARE, SETTING, "Comparison", "LIST", "fsm:c4,ste,frozen,adamw", \
       "what to compare: OPTIMIZER[:STATE[-PARTS[xSWEEPS]][:RECIPE]][/PRECISION][@LR], commas between") \
     X(SEEDS, "seeds", 0, INT, 1, 1000, COMPARE, SETTING, "Comparison", "N", "3", "runs of each arm: seeds 1 to N") \
@@ -202,6 +205,14 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE, AMOUNT } option_kind;
       "kernel level, see qsbits info; the same result") \
     X(DEVICE, "device", 0, TEXT, 0, 0, COMPUTE, PLAIN, "Machine", "NAME", "(cpu)", \
       "backend: a name of qsbits info or the path of a plugin") \
+    X(DISK_RATE, "disk", 0, AMOUNT, 1000, 9e18, PLAN, PLAIN, "Machine", "RATE", "(measured on MODEL)", \
+      "bytes a second from disk, such as 3GB/s") \
+    X(LINK_RATE, "link", 0, AMOUNT, 1000, 9e18, PLAN, PLAIN, "Machine", "RATE", "(measured)", \
+      "bytes a second from RAM to the device, such as 32GB/s") \
+    X(MEMORY_RATE, "memory", 0, AMOUNT, 1000, 9e18, PLAN, PLAIN, "Machine", "RATE", "(measured)", \
+      "bytes a second that all cores read from memory") \
+    X(COMPUTE_RATE, "compute", 0, AMOUNT, 1000, 9e18, PLAN, PLAIN, "Machine", "RATE", "(measured)", \
+      "operations a second of products, such as 500GOP/s; a weight and a token are 2") \
     X(JSON, "json", 0, FLAG, 0, 0, RESULTS, PLAIN, "Output", NULL, NULL, "one JSON object on standard output") \
     X(HELP, "help", 'h', FLAG, 0, 0, EVERY, PLAIN, "Output", NULL, NULL, "this page")
 

@@ -265,9 +265,10 @@ static json_t *training_json(const qs_train_options *t)
         "matrix_lr", t->matrix_lr, "scale_lr", t->scale_lr, "warmup", (json_int_t)t->warmup, "final_lr", t->final_lr,
         "weight_decay", t->weight_decay, "clip", t->clip, "density_start", t->density_start, "density_end", t->density_end,
         "anchor", t->anchor, "amplitude_start", t->amplitude_start, "amplitude_end", t->amplitude_end, "sticky", t->sticky,
-        "active_parts", (json_int_t)t->active_parts, "sweeps", (json_int_t)t->sweeps, "active_by", options_choice_text(OPT_ACTIVE_BY, t->active_by),
-        "active_order", options_choice_text(OPT_ACTIVE_ORDER, t->active_order), "health_window",
-        (json_int_t)t->health_window, "full_backward", t->full_backward);
+        "active_parts", (json_int_t)t->active_parts, "sweeps", (json_int_t)t->sweeps,
+        "active_by", options_choice_text(OPT_ACTIVE_BY, t->active_by), "active_order",
+        options_choice_text(OPT_ACTIVE_ORDER, t->active_order), "health_window", (json_int_t)t->health_window, "full_backward",
+        t->full_backward);
 }
 
 json_t *settings_config(const options *o, const char *data, const qs_text_info *text, const qs_model_config *model,

@@ -380,6 +380,16 @@ static qs_status fetch_zeros(void *user, int64_t index, void *bytes, int64_t n_b
     return QS_OK;
 }
 
+/* A model that never was in memory. */
+static qs_status deed_new(void)
+{
+    const qs_status status = qs_model_write_new(w.context, &w.s.config, 3, in_run("new", "").text, NULL, NULL);
+    (void)fault_disarm();
+    assert_true((status == QS_OK) == qsi_path_exists(in_run("new", "").text) && !qsi_path_exists(in_run("new", ".tmp").text));
+    ok(qsi_remove_tree(in_run("new", "").text));
+    return status;
+}
+
 /* What converters call, with a manifest as text. */
 static qs_status deed_write(void)
 {
@@ -401,6 +411,7 @@ static const struct {
     {"text", deed_text, true, false},          {"evaluate", deed_evaluate, false, false},
     {"session", deed_session, false, false},   {"context", deed_context, false, false},
     {"write", deed_write, false, true},        {"start", deed_start, true, true},
+    {"new", deed_new, false, false},
 };
 enum { DEEDS = (int)(sizeof deeds / sizeof *deeds) };
 

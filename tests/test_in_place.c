@@ -207,19 +207,28 @@ static void stop_and_go_on(const setup *s, const char *reference, int64_t stop, 
     drop(saved.text);
 }
 
+/* Every `by`-th step is one to stop at. */
+static void check_resume(const setup *s, int64_t by)
+{
+    const file_path model = path_of("model"), reference = path_of("reference");
+    double losses[64];
+    make_model(s, model.text);
+    run_resident(s, model.text, reference.text, losses);
+    drop(model.text);
+    for (int64_t stop = 0; stop <= s->options.steps; stop += by)
+        for (int late = 0; late < 2; late++)
+            stop_and_go_on(s, reference.text, stop, late);
+    drop(reference.text);
+}
+
 static void test_resume(void **state)
 {
     (void)state;
-    const setup s = phased_setup(QS_FSM_C8, 3, QS_ACTIVE_BY_BLOCKS, QS_ACTIVE_RANDOM);
-    const file_path model = path_of("model"), reference = path_of("reference");
-    double losses[64];
-    make_model(&s, model.text);
-    run_resident(&s, model.text, reference.text, losses);
-    drop(model.text);
-    for (int64_t stop = 0; stop <= s.options.steps; stop++)
-        for (int late = 0; late < 2; late++)
-            stop_and_go_on(&s, reference.text, stop, late);
-    drop(reference.text);
+    setup s = phased_setup(QS_FSM_C8, 3, QS_ACTIVE_BY_BLOCKS, QS_ACTIVE_RANDOM);
+    check_resume(&s, 1);
+    s = phased_setup(QS_FSM_C4, 3, QS_ACTIVE_BY_BLOCKS, QS_ACTIVE_TOP_DOWN);
+    s.options.anchor = 0.5;   /* deltas hold the signs to which weights are pulled back, those of when the phase began */
+    check_resume(&s, 3);
 }
 
 /* ---- refusals ------------------------------------------------------------------------------------------------------------ */

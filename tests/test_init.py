@@ -185,5 +185,19 @@ class Init(CliCase):
         self.nothing_left("model")
 
 
+    def test_copy(self):
+        """--from gives a model of the weights of a checkpoint, without its state and whatever trained it."""
+        for name, more in (("c4", ()), ("tied", ("--tied",)), ("dense", ("--optimizer", "adamw")), ("lora", ("--optimizer", "lora"))):
+            run, model = self.folder / name, self.folder / f"{name}-model"
+            self.train(run, *more, steps=6)
+            self.ok("init", "--from", run, "--out", model)
+            losses = [self.json("eval", "--model", m, "--data", self.text)["val_loss"] for m in (run, model)]
+            self.assertEqual(losses[0], losses[1], name)
+            self.ok("inspect", model, "--verify")
+            self.assertLess((model / "state.safetensors").stat().st_size, 8193)
+        self.refused(64, "--dim", "init", "--from", self.folder / "c4", "--dim", "64", "--out", self.folder / "x")
+        self.refused(73, "not empty", "init", "--from", self.folder / "c4", "--out", self.folder / "c4")
+
+
 if __name__ == "__main__":
     unittest.main()

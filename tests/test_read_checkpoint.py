@@ -54,7 +54,7 @@ def tool(*arguments):
     return out.getvalue()
 
 
-def expected_names(optimizer):
+def expected_names(optimizer, anchor):
     """Section 3 of docs/format.md for one block: names of both files in order."""
     model, state = list(FLOATS[0]), [FLOATS[0][0] + m for m in ADAM]
     for matrix in MATRICES:
@@ -63,6 +63,7 @@ def expected_names(optimizer):
         if optimizer != "adamw":
             model.append(name + ".weight_scale")
         state += {"fsm": [name + ".weight_state"], "ste": [name + ".latent"], "bop": [name + ".bop_average"]}.get(optimizer, [])
+        state += [name + ".anchor"] if anchor else []
         state += [name + ".weight" + m for m in ADAM] if optimizer in ("ste", "adamw") else []
         state += [name + ".weight_scale_master" + m for m in [""] + ADAM] if optimizer != "adamw" else []
         state += [name + m for m in (".row_moment", ".column_moment", ".control")] if optimizer == "fsm" else []
@@ -87,9 +88,9 @@ def compare_tensor(run, t):
     check(ours["words"] == theirs["words"] and ours["values"] == theirs["values"], "%s %s: --words 3" % (run, t["name"]))
 
 
-def compare_run(run, optimizer, state):
+def compare_run(run, optimizer, state, anchor=False):
     listing, theirs = json.loads(tool(run, "--json")), json.loads(qsbits("inspect", run, "--verify", "--json"))
-    check([t["name"] for t in listing["tensors"]] == expected_names(optimizer), "%s: names or their order" % run)
+    check([t["name"] for t in listing["tensors"]] == expected_names(optimizer, anchor), "%s: names or their order" % run)
     check(listing["manifest"] == theirs["manifest"], "%s: manifest" % run)
     for ours, other in zip(listing["tensors"], theirs["tensors"]):
         for key in ("name", "file", "dtype", "format", "shape", "rows", "cols", "offset", "bytes"):
@@ -262,6 +263,9 @@ def main():
             if optimizer == "ste":
                 check_codes(run)
         check_refusals(run)
+        pulled = os.path.join(folder, "anchor")
+        qsbits("train", "--from", os.path.join(folder, "fsm-c4"), "--data", text, "--out", pulled, *SHAPE, "--anchor", "0.2")
+        print("anchor: %d packed tensors agree" % compare_run(pulled, "fsm", "c4", anchor=True))
         check_delta(folder)
         check_new(folder)
     return 1 if failures else 0

@@ -71,6 +71,11 @@ typedef int qs_progress_fn(void *user, uint64_t done, uint64_t total);
 QS_API QS_CHECK qs_status qs_model_write_new(qs_context *context, const qs_model_config *config, uint64_t seed, const char *folder,
                                              qs_progress_fn *progress, void *user);
 
+/* The same with the weights of a checkpoint, whatever qs_checkpoint_open opens, without its training state: a model of its own that
+ * may be trained in place. Errors: also those of qs_checkpoint_open. */
+QS_API QS_CHECK qs_status qs_model_write_copy(qs_context *context, const char *path, const char *folder, qs_progress_fn *progress,
+                                              void *user);
+
 /* Opens a run folder (its newest valid checkpoint), a checkpoint folder, or a model.safetensors inside one.
  * Errors: NOINPUT, FORMAT, CORRUPT, VERSION, NOMEM; the text names the file. */
 QS_API QS_CHECK qs_status qs_model_open(qs_context *context, const char *path, qs_model **out);

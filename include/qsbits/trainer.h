@@ -211,7 +211,7 @@ QS_API const qs_train_options *qs_trainer_options(const qs_trainer *trainer);
 typedef struct qs_bits {
     int64_t packed_weights;
     double packed_bits_per_weight;    /* of an inference file: W1, fp16 scales, adapters */
-    double training_bits_per_weight;  /* weights, levels or latents and moments, scales with masters and moments, statistics,
+    double training_bits_per_weight;  /* weights, levels, anchor or latents and moments, scales with masters and moments, statistics,
                                          adapters with moments, the record of health */
     double health_bits_per_weight;    /* the record's share of that */
     int64_t adamw16_bytes;            /* what 16-bit weights and gradients with fp32 AdamW would take for the same weights: 12 bytes each */

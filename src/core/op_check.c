@@ -299,8 +299,8 @@ static qs_status extra_rule(const qs_op *op, const char *name)
 {
     enum { SAMPLE = 4 };
     qs_status status = QS_OK;
-    QS_TRY(check_fsm(op, name, SAMPLE));
     QS_TRY(check_int(op, name, 0, "fsm", 0, QS_FSM_C4));
+    QS_TRY(check_fsm(op, name, SAMPLE));
 fail:
     return status;
 }

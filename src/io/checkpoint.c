@@ -347,7 +347,8 @@ qs_status qs_checkpoint_check_model(const qs_checkpoint *c)
     if (!c->native)
         QS_FAIL(QS_ERR_FORMAT, "%s is a safetensors file of another program: no qsbits packed tensors", c->path);
     if (c->config == NULL)
-        QS_FAIL(QS_ERR_FORMAT, "%s holds training state only, or rows of a delta: open its checkpoint folder or %s", c->path, qsi_file_names[0]);
+        QS_FAIL(QS_ERR_FORMAT, "%s holds training state only, or rows of a delta: open its checkpoint folder or %s", c->path,
+                qsi_file_names[0]);
 fail:
     return status;
 }

@@ -215,6 +215,7 @@ fail:
 
 typedef struct writing {
     const start_list *list;
+    const qs_checkpoint *source;  /* whose values they are; NULL: start values of the seed */
     int threads;
     uint64_t seed, done, total;   /* bytes of tensors */
     qs_progress_fn *progress;
@@ -229,13 +230,35 @@ static qs_status tell(writing *w)
     return QS_ERR_CANCELLED;
 }
 
+static qs_status take(const qs_checkpoint *source, const start_tensor *t, void *bytes, int64_t n_bytes)
+{
+    qs_status status = QS_OK;
+    const int64_t index = qs_checkpoint_find(source, t->name);
+    qs_tensor_info info;
+    if (index < 0)
+        QS_FAIL(QS_ERR_FORMAT, "%s: there is no tensor %s", qs_checkpoint_path(source), t->name);
+    QS_TRY(qs_checkpoint_tensor(source, index, &info));
+    if ((int64_t)info.bytes != n_bytes || info.format != (int)t->view.format)
+        QS_FAIL(QS_ERR_FORMAT, "%s: tensor %s holds %llu bytes of %s; the config needs %lld of %s", qs_checkpoint_path(source), t->name,
+                (unsigned long long)info.bytes, info.dtype, (long long)n_bytes, qs_format_name((qs_format)t->view.format));
+    memcpy(bytes, qs_checkpoint_data(source, index), (size_t)n_bytes);
+fail:
+    return status;
+}
+
 static qs_status fetch(void *user, int64_t index, void *bytes, int64_t n_bytes)
 {
+    qs_status status = QS_OK;
     writing *w = user;
     const start_tensor *t = &w->list->tensors[index];
-    fill_rows(t, w->threads, w->seed, 0, t->view.rows, bytes);
+    if (w->source)
+        QS_TRY(take(w->source, t, bytes, n_bytes));
+    else
+        fill_rows(t, w->threads, w->seed, 0, t->view.rows, bytes);
     w->done += (uint64_t)n_bytes;
-    return tell(w);
+    QS_TRY(tell(w));
+fail:
+    return status;
 }
 
 /* What may stand where the folder is to come: nothing, or an empty folder; beside it at most what a save left that was cut off. */
@@ -297,8 +320,8 @@ static json_t *manifest_of(const qs_model_config *config, uint64_t seed)
                      (json_int_t)seed);
 }
 
-qs_status qs_model_write_new(qs_context *context, const qs_model_config *config, uint64_t seed, const char *folder,
-                             qs_progress_fn *progress, void *user)
+/* w: all but the list and its bytes. */
+static qs_status write_model(qs_context *context, const qs_model_config *config, writing *w, const char *folder)
 {
     qs_status status = QS_OK;
     qs_model *m = NULL;
@@ -306,22 +329,46 @@ qs_status qs_model_write_new(qs_context *context, const qs_model_config *config,
     qs_saved_tensor *saved = NULL;
     json_t *manifest = NULL;
     uint64_t space = 0;
-    writing w = {&l, threads_of(context), seed, 0, 0, progress, user};
+    w->list = &l;
+    w->threads = threads_of(context);
     QS_TRY(qsi_model_list(context, config, false, &m));
     QS_TRY(list_tensors(m, &l));
     saved = qsi_alloc_array(context, QS_MEMORY_IO, l.count, sizeof *saved);
-    manifest = manifest_of(&m->config, seed);
+    manifest = manifest_of(&m->config, w->seed);
     if (!saved || !manifest)
         QS_FAIL(QS_ERR_NOMEM, "no memory to write %s", folder);
-    describe_saved(&l, saved, &w.total, &space);
+    describe_saved(&l, saved, &w->total, &space);
     QS_TRY(check_place(folder));
     QS_TRY(check_space(folder, space));
-    QS_TRY(tell(&w));
-    QS_TRY(qsi_checkpoint_write(context, folder, saved, l.count, fetch, &w, manifest));
+    QS_TRY(tell(w));
+    QS_TRY(qsi_checkpoint_write(context, folder, saved, l.count, fetch, w, manifest));
 fail:
     json_decref(manifest);
     qsi_free(saved);
     qsi_free(l.tensors);
     qs_model_free(&m);
+    return status;
+}
+
+qs_status qs_model_write_new(qs_context *context, const qs_model_config *config, uint64_t seed, const char *folder,
+                             qs_progress_fn *progress, void *user)
+{
+    writing w = {.seed = seed, .progress = progress, .user = user};
+    return write_model(context, config, &w, folder);
+}
+
+qs_status qs_model_write_copy(qs_context *context, const char *path, const char *folder, qs_progress_fn *progress, void *user)
+{
+    qs_status status = QS_OK;
+    qs_checkpoint *source = NULL;
+    qs_model_config config;
+    QS_TRY(qs_checkpoint_open(context, path, &source));
+    QS_TRY(qsi_model_config_of(source, &config));
+    if (qs_checkpoint_manifest(source))
+        QS_TRY(qs_checkpoint_verify(source));
+    writing w = {.source = source, .progress = progress, .user = user};
+    QS_TRY(write_model(context, &config, &w, folder));
+fail:
+    qs_checkpoint_close(&source);
     return status;
 }

@@ -124,6 +124,8 @@ qs_status qsi_model_list(qs_context *context, const qs_model_config *config, boo
         goto fail;
     }
     describe(m);
+    QS_TRY(m->weights.status);       /* a tensor that found no place has no shape */
+    QS_TRY(m->floats_arena.status);
     *out = m;
     return QS_OK;
 fail:

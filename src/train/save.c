@@ -157,13 +157,13 @@ static qs_status check_manifest(const qs_trainer *t, const char *folder, json_t 
     if (!ours)
         QS_FAIL(QS_ERR_NOMEM, "no memory to compare this run with %s", folder);
     QS_TRY(compare_settings(folder, "model", json_object_get(config, "model"), json_object_get(our_config, "model")));
+    QS_TRY(check_start(t, folder, saved));   /* before the settings that follow from it */
     QS_TRY(compare_settings(folder, "training", json_object_get(config, "train"), json_object_get(our_config, "train")));
     QS_TRY(compare_tests(folder, json_object_get(saved, "text"), json_object_get(ours, "text")));
     QS_TRY(compare_settings(folder, "text", json_object_get(saved, "text"), json_object_get(ours, "text")));
     if (!json_equal(json_object_get(saved, "seed"), json_object_get(ours, "seed")))
         QS_FAIL(QS_ERR_ARG, "%s was trained with seed %lld, this run asks for %lld", folder,
                 (long long)json_integer_value(json_object_get(saved, "seed")), (long long)t->options.seed);
-    QS_TRY(check_start(t, folder, saved));
     const json_t *cursor = json_object_get(saved, "cursor");
     if (!json_is_integer(json_object_get(cursor, "epoch")) || !json_is_integer(json_object_get(cursor, "index")))
         QS_FAIL(QS_ERR_FORMAT, "%s: manifest.json has no data cursor", folder);
