@@ -47,7 +47,7 @@ static void more_help(FILE *out)
             "                both together may take what the machine has, less 5%%\n"
             "  tokens        the most of a step that fit, with what else can be given up (--recompute, --micro-batch)\n"
             "  rates         of this machine, or given: to plan for another one give all four and both budgets\n"
-            "  time          compute and transfer of a step; transfer hides behind computing as far as it is shorter\n"
+            "  time          products and transfers of a step; a transfer hides behind computing as far as it is shorter\n"
             "\nWithout --batch the largest up to 32 that fits, without --active-params as few parts as fit, without --steps as many\n"
             "that a weight gets about 10 pulses in a phase.\n");
 }
@@ -57,7 +57,7 @@ static const int CODES[] = {64, 65, 66, 69, 70, 71, 74, 0};
 const command plan_command = {
     .name = "plan",
     .bit = PLAN,
-    .operand = "MODEL|FILE",
+    .operand = "[MODEL|FILE]",
     .required = "",
     .summary = "memory and time of a training before it is begun, and the command line for it",
     .about =
@@ -65,8 +65,9 @@ const command plan_command = {
         "side, whether it fits, how many tokens a step can have, time of a step, a phase and a sweep over all weights, and\n"
         "the command line to run. The model is a preset or a shape by options, a folder or model.safetensors of qsbits, or the\n"
         "config.json of a model on Hugging Face (or the folder it lies in). Nothing is trained and nothing written; rates that are\n"
-        "not given are measured in about a second. What a run books is counted by the library itself, to the byte.",
-    .examples = {"qsbits plan --preset 90b --active-params 1.5B --ram-budget 16GB --device-budget 8GB --link 32GB/s",
+        "not given are measured in about a second. Memory is what the library itself counts for that run, exact but for scratch of\n"
+        "kernels, which is estimated from above; time is that of products and transfers, small operations come on top.",
+    .examples = {"qsbits plan --preset 90b --active-params 1.5B --ram-budget 12GB --device-budget 8GB --link 32GB/s",
                  "qsbits plan Llama-3-8B/config.json --ctx 512 --json"},
     .exit_codes = CODES,
     .run = run,

@@ -104,7 +104,7 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE, AMOUNT } option_kind;
     X(DENSITY_START, "density-start", 0, REAL, 1e-5, 1, RUNS, SETTING, "Training", "F", "(0.8)", \
       "share of weights pulsed at the start (fsm)") \
     X(DENSITY_END, "density-end", 0, REAL, 1e-5, 1, RUNS, SETTING, "Training", "F", "(0.02)", "and at the end") \
-    X(ANCHOR, "anchor", 0, REAL, 0, 1, RUNS, SETTING, "Training", "F", "(0.1 with --from, else 0)", \
+    X(ANCHOR, "anchor", 0, REAL, 0, 1, RUNS, SETTING, "Training", "F", "(0.2 with --from, else 0)", \
       "resting weights go back to their first sign, at this share of the density") \
     X(ACTIVE_PARTS, "active-parts", 0, INT, 1, 1024, RUNS | PLAN, SETTING, "Training", "N", "(1)", \
       "cut the rows of all matrices into N parts; one at a time has a state and trains (fsm)") \
@@ -123,7 +123,7 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE, AMOUNT } option_kind;
     X(RECOMPUTE, "recompute", 0, FLAG, 0, 0, RUNS | PLAN, SETTING, "Memory", NULL, NULL, \
       "keep block inputs only; less memory, slower, the same result") \
     X(RAM_BUDGET, "ram-budget", 0, AMOUNT, 1048576, 9e18, TRAIN | PLAN, PLAIN, "Memory", "SIZE", "(no limit)", \
-      "host memory that may be used, such as 12GB; --in-place keeps as many blocks in it as fit, the same result") \
+      "host memory that may be used, such as 12GB; the same result") \
     X(DEVICE_BUDGET, "device-budget", 0, AMOUNT, 1048576, 9e18, TRAIN | PLAN, PLAIN, "Memory", "SIZE", "(no limit)", \
       "and device memory; the CPU's is RAM too, but counted apart") \
     X(SLOTS, "slots", 0, INT, 2, 64, TRAIN | PLAN, PLAIN, "Memory", "N", "3", \

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 enum { MARGIN = 20, LEAST_SLOTS = 2, MOST_PARTS = 1024, MOST_WINDOWS = 1 << 20, TOKEN_CHUNK = QS_TOKEN_CHUNK };
+enum { EVALUATION_BATCH = 32 };   /* windows of a validation at a time, at most: training.c */
 
 uint64_t plan_usable(uint64_t limit)
 {
@@ -26,17 +27,49 @@ void plan_set_limits(const options *o, const qs_context *context, plan_case *c)
     c->limit[QS_POOL_RAM] = (uint64_t)o->value[OPT_RAM_BUDGET].integer;
     c->limit[QS_POOL_DEVICE] = (uint64_t)o->value[OPT_DEVICE_BUDGET].integer;
     c->together = same ? device.memory_bytes : 0;
+    c->threads = device.threads;
     if (!same && c->limit[QS_POOL_RAM] == 0)
         c->limit[QS_POOL_RAM] = host_memory();
     if (!same && c->limit[QS_POOL_DEVICE] == 0)
         c->limit[QS_POOL_DEVICE] = device.memory_bytes;
 }
 
+/* Kernels take scratch as they need it. Of each thread a table of sums and a tree over chunks of embedding rows; for all of them sums of
+ * the columns of a matrix over blocks of rows, and in int8 and bf16 the operands of a weight gradient, at most two bytes a number. */
+static uint64_t kernel_scratch(const plan_case *c)
+{
+    enum { TABLES = 1 << 20, TREE = 20, FLOAT = 4, PACKED = 2 };
+    const qs_model_config *m = &c->model;
+    const int64_t attention = m->heads * m->head_dim, wide = m->ffn > attention ? m->ffn : attention;
+    const int64_t own = c->threads * (TABLES + TREE * FLOAT * m->dim), columns = FLOAT * m->dim * (wide / QS_ROW_BLOCK + 1);
+    const int64_t operands = PACKED * c->training.batch * m->ctx * (m->dim + wide);
+    return (uint64_t)(own + columns + (c->training.precision == QS_PRECISION_F32 ? 0 : operands));
+}
+
+/* What comes on top of qs_train_plan. A validation takes micro-batches, as train runs it. */
+static void add_rest(const plan_case *c, qs_memory_plan *memory)
+{
+    const int64_t micro = c->training.micro_batch > 0 ? c->training.micro_batch : c->training.batch;
+    const uint64_t scratch = kernel_scratch(c);
+    qs_memory_plan validation;
+    if (qs_model_evaluate_plan(&c->model, micro < EVALUATION_BATCH ? micro : EVALUATION_BATCH, &validation) == QS_OK)
+        for (int pool = 0; pool <= QS_MEMORY_POOLS; pool++)
+            for (int tag = 0; tag <= QS_MEMORY_TAGS; tag++)
+                memory->bytes[pool][tag] += validation.bytes[pool][tag];
+    for (int pool = QS_POOL_DEVICE; pool <= QS_MEMORY_POOLS; pool++) {
+        memory->bytes[pool][QS_MEMORY_WORKSPACE] += scratch;
+        memory->bytes[pool][QS_MEMORY_TAGS] += scratch;
+    }
+}
+
 qs_status plan_weigh(const plan_case *c, plan_verdict *out)
 {
     const uint64_t limits[QS_MEMORY_POOLS + 1] = {c->limit[QS_POOL_RAM], c->limit[QS_POOL_DEVICE], c->together};
     *out = (plan_verdict){.fits = true};
-    const qs_status status = qs_train_plan(&c->model, &c->training, c->in_place ? &c->stream : NULL, c->limit[QS_POOL_RAM], &out->memory);
+    const qs_status status = qs_train_plan(&c->model, &c->training, c->in_place ? &c->stream : NULL, c->limit[QS_POOL_RAM],
+                                           &out->memory);
+    if (status == QS_OK)
+        add_rest(c, &out->memory);
     for (int pool = QS_MEMORY_POOLS; pool >= 0 && status == QS_OK; pool--) {
         const uint64_t needed = out->memory.bytes[pool][QS_MEMORY_TAGS], available = plan_usable(limits[pool]);
         if (limits[pool] == 0 || needed <= available)
@@ -54,11 +87,10 @@ qs_status plan_weigh(const plan_case *c, plan_verdict *out)
 /* Blocks in RAM get what the device's share of a common memory leaves. */
 static void leave_ram(plan_case *c)
 {
-    qs_memory_plan memory;
-    if (!c->in_place || c->together == 0 || c->limit[QS_POOL_RAM] > 0 || c->stream.ram_bytes > 0 ||
-        qs_train_plan(&c->model, &c->training, &c->stream, 0, &memory) != QS_OK)
+    plan_verdict verdict;
+    if (!c->in_place || c->together == 0 || c->limit[QS_POOL_RAM] > 0 || c->stream.ram_bytes > 0 || plan_weigh(c, &verdict) != QS_OK)
         return;
-    const uint64_t device = memory.bytes[QS_POOL_DEVICE][QS_MEMORY_TAGS], usable = plan_usable(c->together);
+    const uint64_t device = verdict.memory.bytes[QS_POOL_DEVICE][QS_MEMORY_TAGS], usable = plan_usable(c->together);
     c->limit[QS_POOL_RAM] = usable > device ? usable - device : 1;
 }
 

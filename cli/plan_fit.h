@@ -14,6 +14,7 @@ typedef struct plan_case {
     uint64_t limit[QS_MEMORY_POOLS];
     uint64_t together;                /* of both pools, where they are the same memory */
     int64_t active_params;            /* as --active-params said; 0: not given */
+    int64_t threads;                  /* of the device: each has scratch */
 } plan_case;
 
 typedef struct plan_verdict {
@@ -31,13 +32,14 @@ enum plan_knob {
     KNOBS = KNOBS_HARMLESS | KNOB_BATCH | KNOB_ACTIVE
 };
 
-/* Limits of --ram-budget and --device-budget, else of the machine. */
+/* Limits of --ram-budget and --device-budget, else of the machine; threads. */
 void plan_set_limits(const options *o, const qs_context *context, plan_case *c);
 
 /* What of a limit can be used. */
 uint64_t plan_usable(uint64_t limit);
 
-/* Errors: as qs_train_plan. */
+/* memory is that of qs_train_plan, of a validation, which runs beside it, and an upper estimate of the scratch of kernels (workspace).
+ * Errors: as of qs_train_plan. */
 qs_status plan_weigh(const plan_case *c, plan_verdict *out);
 
 /* The case with the smallest change of `knobs` that fits: false where there is none; a case that fits stays as it is. */

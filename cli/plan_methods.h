@@ -13,7 +13,7 @@
     X(SCALES,      "scales",      "of rows, masters and moments; statistics") \
     X(FLOATS,      "floats",      "norms with gradients and moments, RoPE tables") \
     X(EMBEDDINGS,  "embeddings",  "and head, with gradients and moments") \
-    X(ACTIVATIONS, "activations", "and their gradients") \
+    X(ACTIVATIONS, "activations", "and their gradients; those of a validation") \
     X(SLOTS,       "slots",       "blocks of the model on the device") \
     X(BUFFERS,     "buffers",     "lists, scratch, token windows, page ends")
 

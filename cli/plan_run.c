@@ -135,7 +135,8 @@ static bool leaves_room(const plan_run *p, const plan_case *c, int64_t tokens)
     return plan_fit(&one, free_knobs(p), &out);
 }
 
-/* The fewest parts that fit where none are given. Where no whole window does, those that leave nearly as much room as the most. */
+/* The fewest parts that fit where none are given. Where no whole window does: that leave three quarters of the room that the most
+ * parts leave. */
 static void choose_parts(plan_run *p, const plan_case *first)
 {
     enum { COUNT = sizeof PARTS / sizeof PARTS[0] };
@@ -149,7 +150,7 @@ static void choose_parts(plan_run *p, const plan_case *first)
     for (last = COUNT - 1; last > 0 && !cut(p, first, PARTS[last], &c); last--)
         ;
     const int64_t longest = given(p, OPT_BATCH) ? 0 : longest_window(p, &c);
-    const int64_t tokens = longest >= c.model.ctx ? longest : longest / 8 * 7;
+    const int64_t tokens = longest >= c.model.ctx ? longest : longest / 4 * 3;
     for (int i = longest == 0 && !given(p, OPT_BATCH) ? last : 0; i <= last; i++)
         if (cut(p, first, PARTS[i], &c) && leaves_room(p, &c, tokens))
             break;

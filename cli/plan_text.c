@@ -82,8 +82,8 @@ static void print_methods(const plan_run *p)
     printf("  %-12s", "fits");
     for (int i = 0; i < PLAN_METHODS; i++)
         printf("%14s", p->fits[i]);
-    printf("\n  AdamW is counted, not run by qsbits: 16-bit weights and gradients, moments of 4 or 1 bytes, 16-bit activations of the same\n"
-           "  graph. ste, fsm: what qsbits books, fp32 activations.\n");
+    printf("\n  AdamW is counted, not run by qsbits: 16-bit weights and gradients, moments of 4 or 1 bytes, 16-bit activations of\n"
+           "  the same graph. ste, fsm: what qsbits books, fp32 activations.\n");
 }
 
 static void print_figures(const plan_figures *f, const char *title)
@@ -221,7 +221,8 @@ int plan_run_print(const plan_run *p)
     if (p->nominal.weights > 0.0)
         print_figures(&p->nominal, "Round figures");
     print_figures(&p->shape, "The same of this shape");
-    printf("  left out here, and below: scales, norms, embedding and head, activations with operands (%s a token), slots, buffers\n",
+    printf("  left out of these figures, counted below: scales, norms, embedding and head, activations with operands (%s a\n"
+           "  token), slots, buffers\n",
            human_bytes(p->token_bytes, token));
     print_tiers(p);
     print_verdict(p);

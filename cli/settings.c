@@ -74,7 +74,7 @@ static int64_t active_parts(const option_value *v, const qs_model_config *model)
 static double automatic_anchor(const option_value *v, const qs_train_options *t)
 {
     const bool chain = t->optimizer == QS_OPTIMIZER_FSM && t->recipe == QS_RECIPE_DEFAULT && t->fsm != QS_FSM_C8;
-    return chain && v[OPT_FROM].given && v[OPT_IN_PLACE].integer == 0 ? 0.1 : 0.0;
+    return chain && v[OPT_FROM].given && v[OPT_IN_PLACE].integer == 0 ? 0.2 : 0.0;
 }
 
 void settings_training(const options *o, const qs_model_config *model, qs_train_options *training)

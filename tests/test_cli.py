@@ -16,7 +16,7 @@ import unittest
 
 from cli_helpers import QSBITS, CliCase, make_text
 
-COMMANDS = ("train", "eval", "generate", "inspect", "info", "signature", "bench")
+COMMANDS = ("train", "plan", "init", "eval", "generate", "inspect", "info", "signature", "bench")
 
 
 def only_files_of(folder):

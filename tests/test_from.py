@@ -82,17 +82,17 @@ class Starting(From):
         """A chain is pulled back by default, and by what is asked for; nothing else is, nor a run that starts anew."""
         free, bits = self.anchor_of("free", "--anchor", "0")
         self.assertEqual(free, 0)
-        for name, more, anchor in (("plain", (), 0.1), ("more", ("--anchor", "0.3"), 0.3)):
+        for name, more, anchor in (("plain", (), 0.2), ("more", ("--anchor", "0.3"), 0.3)):
             said, pulled = self.anchor_of(name, *more)
             self.assertEqual(said, anchor)
             self.assertAlmostEqual(pulled, bits + 1)
-        for name, more, anchor in (("c2", ("--fsm-state", "c2"), 0.1), ("t2", ("--fsm-state", "t2"), 0.1), ("c8", ("--fsm-state", "c8"), 0),
+        for name, more, anchor in (("c2", ("--fsm-state", "c2"), 0.2), ("t2", ("--fsm-state", "t2"), 0.2), ("c8", ("--fsm-state", "c8"), 0),
                                    ("literal", ("--fsm-recipe", "literal"), 0), ("exact", ("--fsm-recipe", "exact"), 0),
                                    ("ste", ("--optimizer", "ste"), 0)):
             with self.subTest(name):
                 self.assertEqual(self.anchor_of(name, *more)[0], anchor)
         self.assertEqual(json.loads((self.source / "config.json").read_text())["training"]["anchor"], 0)
-        self.assertEqual(self.json(*self.arguments(self.folder / "plan", "--dry-run"))["training"]["anchor"], 0.1)
+        self.assertEqual(self.json(*self.arguments(self.folder / "plan", "--dry-run"))["training"]["anchor"], 0.2)
 
     def test_anchor_refused(self):
         out = self.folder / "no"
@@ -236,7 +236,7 @@ class Comparing(From):
 
     def test_anchor(self):
         """It is for the arms that have one, by default as well."""
-        for name, more, anchor in (("default", (), 0.1), ("asked", ("--anchor", "0.2"), 0.2)):
+        for name, more, anchor in (("default", (), 0.2), ("asked", ("--anchor", "0.3"), 0.3)):
             arms = self.folder / name
             self.json(*self.arguments(arms, "--arms", "fsm:c2,fsm:c8,fsm:t2:literal,ste", "--seeds", "1", *more))
             said = [json.loads((run / "config.json").read_text())["training"]["anchor"] for run in sorted(arms.glob("*-1"))]

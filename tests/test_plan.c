@@ -88,6 +88,33 @@ static void test_plan_is_booked(void **state)
     }
 }
 
+/* What a validation takes while it runs. */
+static void test_evaluation(void **state)
+{
+    (void)state;
+    const setup s = small_setup(QS_OPTIMIZER_FSM, QS_FSM_C4, QS_RECIPE_DEFAULT);
+    for (int64_t batch = 1; batch <= 9; batch += 4) {
+        run_case r = open_run_case(&s, 4000, 1, NULL);
+        qs_memory_plan plan;
+        qs_memory_usage peak, before;
+        double nats = 0.0;
+        ok(qs_model_evaluate_plan(&s.config, batch, &plan));
+        check_sums(&plan);
+        for (int pool = 0; pool < QS_MEMORY_POOLS; pool++) {
+            const qs_memory_tag tag = pool == QS_POOL_RAM ? QS_MEMORY_DATA : QS_MEMORY_ACTIVATIONS;
+            qs_memory_in(r.context, (qs_memory_pool)pool, tag, &before);
+            qs_memory_reset_peak(r.context);
+            ok(qs_model_evaluate(qs_trainer_model(r.trainer), r.text, 0, batch, &nats, NULL));
+            qs_memory_in(r.context, (qs_memory_pool)pool, tag, &peak);
+            assert_int_equal(peak.peak_bytes - before.current_bytes, plan.bytes[pool][tag]);
+            assert_int_equal(plan.bytes[pool][QS_MEMORY_TAGS], plan.bytes[pool][tag]);
+        }
+        close_run_case(&r);
+    }
+    qs_memory_plan plan;
+    refuses(qs_model_evaluate_plan(&s.config, 0, &plan), QS_ERR_ARG, "batch is 0");
+}
+
 /* ---- in place --------------------------------------------------------------------------------------------------------- */
 
 typedef struct streamed_case {
@@ -280,7 +307,7 @@ static void test_rates(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_plan_is_booked), cmocka_unit_test(test_streamed_plan_is_booked),
+        cmocka_unit_test(test_plan_is_booked), cmocka_unit_test(test_streamed_plan_is_booked), cmocka_unit_test(test_evaluation),
         cmocka_unit_test(test_streamed_budget), cmocka_unit_test(test_plan_of_presets), cmocka_unit_test(test_plan_refused),
         cmocka_unit_test(test_rates),
     };

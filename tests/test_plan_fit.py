@@ -15,7 +15,7 @@ class Fit(CliCase):
         return ("train", "--data", self.text, "--out", self.folder / name, *SHAPE, *more)
 
     def memory(self, *more):
-        return self.json("train", "--data", self.text, *SHAPE, *more, "--dry-run", "--health", "0")["memory"]
+        return self.json("train", "--data", self.text, *SHAPE, *more, "--dry-run")["memory"]
 
     def limit(self, *more):
         """A budget of the device that a run of these options just fits."""
@@ -33,21 +33,22 @@ class Fit(CliCase):
 
     def test_smallest_change_first(self):
         """Recomputing before smaller micro-batches, those before a smaller batch, that before fewer active weights."""
-        for given, options in ((("--recompute", "--micro-batch", "32"), ["--micro-batch", "32", "--recompute"]),
+        for number, (given, options) in enumerate(((("--recompute", "--micro-batch", "32"), ["--micro-batch", "32", "--recompute"]),
                                (("--recompute", "--micro-batch", "16"), ["--micro-batch", "16", "--recompute"]),
-                               (("--recompute", "--micro-batch", "16", "--batch", "32"), ["--batch", "32", "--micro-batch", "16", "--recompute"])):
+                               (("--recompute", "--micro-batch", "16", "--batch", "32"),
+                                ["--batch", "32", "--micro-batch", "16", "--recompute"]))):
             budget = self.limit(*given)
             message = self.refused(71, "it fits with", *self.arguments("run", "--device-budget", budget))
             words = self.suggestion(message)
             self.assertEqual(sorted(words), sorted(options), message)
             self.assertEqual("--fit" in message, "--batch" not in options)
-            self.ok(*self.arguments("run" + given[-1], "--device-budget", budget, *words))
+            self.ok(*self.arguments(f"run{number}", "--device-budget", budget, *words))
 
     def test_fit_changes_no_result(self):
         self.ok(*self.arguments("free"))
         budget = self.limit("--recompute", "--micro-batch", "16")
         result = self.ok(*self.arguments("fit", "--device-budget", budget, "--fit"))
-        self.assertRegex(result.stderr.decode(), r"to fit into memory: --micro-batch 16 --recompute\n")
+        self.assertRegex(result.stderr.decode(), r"to fit into memory: --recompute --micro-batch 16\n")
         free, fit = (sorted((self.folder / name).glob("step-*"))[-1] for name in ("free", "fit"))
         self.assertEqual(free.name, fit.name)
         for name in FILES[:2]:
@@ -57,8 +58,8 @@ class Fit(CliCase):
         self.assertNotIn("to fit", self.ok(*self.arguments("run", "--fit")).stderr.decode())
 
     def test_nothing_fits(self):
-        self.refused(71, ("smaller model", "qsbits plan"), *self.arguments("run", "--device-budget", "1MB", "--fit"))
-        self.refused(71, ("RAM", "--ram-budget"), *self.arguments("run", "--ram-budget", "1048576", "--batch", "65536"))
+        self.refused(71, ("smaller model", "qsbits plan"), *self.arguments("run", "--device-budget", "2MB", "--fit"))
+        self.refused(71, ("RAM", "--ram-budget"), *self.arguments("run", "--ram-budget", "4MB", "--batch", "65536"))
         self.assertFalse((self.folder / "run").exists())
 
     def test_machine(self):

@@ -95,6 +95,9 @@ QS_API const qs_model_config *qs_model_get_config(const qs_model *model);
 QS_API QS_CHECK qs_status qs_model_evaluate(qs_model *model, qs_text *text, int64_t windows, int64_t batch,
                                             double *nats, int64_t *tokens);
 
+/* Bytes that an evaluation with this batch books while it runs. Errors: as qs_model_config_resolve; ARG (batch, a size overflows). */
+QS_API QS_CHECK qs_status qs_model_evaluate_plan(const qs_model_config *config, int64_t batch, qs_memory_plan *plan);
+
 /* The same over the test part (qs_text_keep_test). It is for the one figure at the end: whoever chooses by it needs another one. */
 QS_API QS_CHECK qs_status qs_model_test(qs_model *model, qs_text *text, int64_t windows, int64_t batch, double *nats,
                                         int64_t *tokens);

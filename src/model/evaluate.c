@@ -23,29 +23,60 @@ static void evaluation_free(evaluation *e)
     qsi_free(e->host_partial);
 }
 
-/* The caller frees it, also after a failure. */
-static qs_status evaluation_create(qs_model *m, int64_t rows, evaluation *e)
+static void announce(evaluation *e, qs_context *context, const qs_model_config *c, int64_t rows)
 {
-    qs_status status = QS_OK;
-    const qs_model_config *c = &m->config;
     memset(e, 0, sizeof *e);
-    qsi_arena_init(&e->arena, m->context, QS_MEMORY_ACTIVATIONS);
+    qsi_arena_init(&e->arena, context, QS_MEMORY_ACTIVATIONS);
     qsi_tape_add(&e->arena, c, &e->tape, rows, rows);
     qsi_arena_add(&e->arena, &e->h[0], QS_F32, rows, c->dim);
     qsi_arena_add(&e->arena, &e->h[1], QS_F32, rows, c->dim);
     qsi_loss_add(&e->arena, c, &e->loss, rows);
     qsi_arena_add(&e->arena, &e->partial, QS_F32, qsi_ceil_div(rows, QS_TOKEN_CHUNK), 1);
     qsi_arena_add(&e->arena, &e->tokens, QS_I32, 1, rows);
+}
+
+/* Lists in host memory: name, entries. */
+#define LISTS(X) \
+    X(host_tokens, rows) \
+    X(host_targets, rows) \
+    X(host_bytes, rows + 1) \
+    X(host_partial, e->partial.rows)
+
+/* The caller frees it, also after a failure. */
+static qs_status evaluation_create(qs_model *m, int64_t rows, evaluation *e)
+{
+    qs_status status = QS_OK;
+    announce(e, m->context, &m->config, rows);
     QS_TRY(qsi_arena_create(&e->arena));
-    qsi_tape_alias(c, &e->tape);
-    e->host_tokens = qsi_alloc_array(m->context, QS_MEMORY_DATA, rows, sizeof *e->host_tokens);
-    e->host_targets = qsi_alloc_array(m->context, QS_MEMORY_DATA, rows, sizeof *e->host_targets);
-    e->host_bytes = qsi_alloc(m->context, QS_MEMORY_DATA, rows + 1);
-    e->host_partial = qsi_alloc_array(m->context, QS_MEMORY_DATA, e->partial.rows, sizeof *e->host_partial);
-    if (!e->host_tokens || !e->host_targets || !e->host_bytes || !e->host_partial)
-        status = QS_ERR_NOMEM;
+    qsi_tape_alias(&m->config, &e->tape);
+#define ALLOCATE(list, entries) \
+    if (!(e->list = qsi_alloc_array(m->context, QS_MEMORY_DATA, entries, sizeof *e->list))) \
+        QS_TRY(QS_ERR_NOMEM);
+    LISTS(ALLOCATE)
+#undef ALLOCATE
 fail:
     return status;
+}
+
+qs_status qs_model_evaluate_plan(const qs_model_config *config, int64_t batch, qs_memory_plan *plan)
+{
+    qs_status status = QS_OK;
+    evaluation all, *const e = &all;
+    qs_memory_plan bytes = {0};
+    qs_model_config c = *config;
+    int64_t rows = 0;
+    QS_TRY(qs_model_config_resolve(&c));
+    if (batch < 1 || !qsi_mul(batch, c.ctx, &rows) || rows > INT32_MAX)
+        QS_FAIL(QS_ERR_ARG, "batch is %lld; it must be 1 or more, and times ctx %lld less than 2^31", (long long)batch,
+                (long long)c.ctx);
+    announce(e, NULL, &c, rows);
+    QS_TRY(qsi_plan_arena(&bytes, &e->arena));
+#define COUNT(list, entries) QS_TRY(qsi_plan_list(&bytes, QS_POOL_RAM, QS_MEMORY_DATA, entries, sizeof *e->list));
+    LISTS(COUNT)
+#undef COUNT
+    *plan = bytes;
+fail:
+    return status == QS_ERR_SHAPE ? QS_ERR_ARG : status;
 }
 
 /* One window [ctx]: the sum of its token losses. Windows are summed one by one, so the batch does not matter. */

@@ -78,11 +78,17 @@ static int64_t weights_before(const qsi_active *a, int64_t index)
     return index / QSI_MATRICES * block + rest;
 }
 
+/* Weights before share p of all. */
+static int64_t edge_of(const qsi_active *a, int64_t p)
+{
+    const int64_t all = qsi_active_all(a);
+    return all / a->parts * p + all % a->parts * p / a->parts;
+}
+
 /* Units of the matrix that begin before share p of all weights ends. */
 static int64_t units_before(const qsi_active *a, int64_t p, int64_t index)
 {
-    const int64_t all = qsi_active_all(a), edge = all / a->parts * p + all % a->parts * p / a->parts;
-    const int64_t inside = qsi_max(0, edge - weights_before(a, index));
+    const int64_t inside = qsi_max(0, edge_of(a, p) - weights_before(a, index));
     return qsi_min(units_of(a, index), qsi_ceil_div(inside, UNIT * a->cols[index % QSI_MATRICES]));
 }
 
@@ -96,10 +102,19 @@ qsi_rows qsi_active_rows(const qsi_active *a, int64_t part, int64_t index)
     return a->by == QS_ACTIVE_BY_ROWS ? rows_of_matrix(a, part, index) : rows_of_model(a, part, index);
 }
 
+void qsi_active_blocks(const qsi_active *a, int64_t part, int64_t *first, int64_t *next)
+{
+    const int64_t block = weights_before(a, QSI_MATRICES);
+    const bool all = a->by == QS_ACTIVE_BY_ROWS;
+    *first = all ? 0 : edge_of(a, part) / block;
+    *next = all ? a->layers : qsi_min(a->layers, qsi_ceil_div(edge_of(a, part + 1), block));
+}
+
 int64_t qsi_active_weights(const qsi_active *a, int64_t part)
 {
-    int64_t weights = 0;
-    for (int64_t i = 0; i < a->layers * QSI_MATRICES; i++)
+    int64_t weights = 0, first = 0, next = 0;
+    qsi_active_blocks(a, part, &first, &next);
+    for (int64_t i = first * QSI_MATRICES; i < next * QSI_MATRICES; i++)
         weights += qsi_active_rows(a, part, i).count * a->cols[i % QSI_MATRICES];
     return weights;
 }

@@ -39,6 +39,9 @@ qsi_phase qsi_active_phase(const qsi_active *active, int64_t step);
 /* Rows of matrix `index` (block * QSI_MATRICES + position) in a part; count 0 when it rests. */
 qsi_rows qsi_active_rows(const qsi_active *active, int64_t part, int64_t index);
 
+/* Blocks first .. next-1 are those that may have rows of a part. */
+void qsi_active_blocks(const qsi_active *active, int64_t part, int64_t *first, int64_t *next);
+
 /* Weights of a part, and of all parts. */
 int64_t qsi_active_weights(const qsi_active *active, int64_t part);
 int64_t qsi_active_all(const qsi_active *active);

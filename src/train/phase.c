@@ -22,7 +22,9 @@ qsi_room qsi_phase_room(const qsi_active *a)
     qsi_room most = {0};
     for (int64_t part = 0; part < a->parts; part++) {
         qsi_room room = {0};
-        for (int64_t i = 0; i < a->layers * QSI_MATRICES; i++)
+        int64_t first = 0, next = 0;
+        qsi_active_blocks(a, part, &first, &next);
+        for (int64_t i = first * QSI_MATRICES; i < next * QSI_MATRICES; i++)
             add_room(&room, qsi_active_rows(a, part, i).count, a->cols[i % QSI_MATRICES]);
         most.weights = qsi_max(most.weights, room.weights);
         most.rows = qsi_max(most.rows, room.rows);
