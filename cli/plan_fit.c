@@ -5,7 +5,6 @@
 #include <unistd.h>
 
 enum { MARGIN = 20, LEAST_SLOTS = 2, MOST_PARTS = 1024, MOST_WINDOWS = 1 << 20, TOKEN_CHUNK = QS_TOKEN_CHUNK };
-enum { EVALUATION_BATCH = 32 };   /* windows of a validation at a time, at most: training.c */
 
 uint64_t plan_usable(uint64_t limit)
 {

@@ -5,6 +5,8 @@
 
 #include "common.h"
 
+enum { EVALUATION_BATCH = 32 };   /* windows of a validation at a time, at most */
+
 /* A run and its limits, bytes; 0: none. A twentieth of each limit is kept back. */
 typedef struct plan_case {
     qs_model_config model;            /* resolved */

@@ -33,9 +33,9 @@ static json_t *methods_json(const plan_run *p)
 
 static json_t *figures_json(const plan_figures *f)
 {
-    json_t *depths = json_object();
     if (!(f->weights > 0.0))
         return json_null();
+    json_t *depths = json_object();
     for (int i = 0; i < PLAN_DEPTHS; i++)
         set(depths, f->depth[i].name, json_pack("{s:f, s:f, s:f, s:f}", "weights", f->depth[i].weights, "gradients", f->depth[i].gradients,
                                                 "states", f->depth[i].states, "together", f->depth[i].together));

@@ -7,12 +7,14 @@
 #include <unistd.h>
 
 #include "base_copy.h"
+#include "plan_check.h"
+#include "plan_fit.h"
 #include "settings.h"
 #include "signals.h"
 #include "training_texts.h"
 
 static const char NAME[] = "train";
-enum { SHARE_OF_RUN = 10, LEAST_INTERVAL = 20, EVALUATION_BATCH = 32, SECONDS_PER_MINUTE = 60 };
+enum { SHARE_OF_RUN = 10, LEAST_INTERVAL = 20, SECONDS_PER_MINUTE = 60 };
 
 /* ---- preparing ------------------------------------------------------------------------------------------------- */
 
@@ -126,10 +128,19 @@ static qs_status evaluate(const training *t, qs_text *text, int64_t windows, dou
 
 static qs_status open_in_place(training *t)
 {
-    qs_stream_options stream;
-    qs_stream_options_default(&stream);
-    stream.slots = t->o.value[OPT_SLOTS].integer;
-    return qs_trainer_create_in_place(t->context, t->from.path, &stream, t->model.ctx, &t->settings, t->text, &t->trainer);
+    return qs_trainer_create_in_place(t->context, t->from.path, &t->stream, t->model.ctx, &t->settings, t->text, &t->trainer);
+}
+
+/* Before anything is allocated or written. */
+static int check_memory(training *t)
+{
+    qs_cursor probe = {0, 0};
+    int64_t start = 0;
+    qs_stream_options_default(&t->stream);
+    t->stream.slots = t->o.value[OPT_SLOTS].integer;
+    if (qs_text_next_window(t->text, t->model.ctx, t->settings.seed, &probe, &start) != QS_OK)
+        return 0;   /* too short: the trainer says so */
+    return plan_check(&t->o, t->context, &t->model, &t->settings, t->in_place ? &t->stream : NULL);
 }
 
 /* The copy takes the place of the model of --from, now and when the run goes on. */
@@ -412,7 +423,9 @@ static int finish(training *t)
 
 int training_run(training *t)
 {
-    int code = t->o.value[OPT_KEEP_BASE].integer != 0 ? keep_base(t) : 0;
+    int code = check_memory(t);
+    if (code == 0 && t->o.value[OPT_KEEP_BASE].integer != 0)
+        code = keep_base(t);
     if (code == 0)
         code = create_trainer(t);
     if (code == 0)

@@ -21,6 +21,7 @@ typedef struct training {
     bool from_told;                 /* --from was given for this process, not by config.json */
     qs_model_config model;          /* resolved */
     qs_train_options settings;      /* resolved */
+    qs_stream_options stream;       /* of a run in place */
     qs_trainer *trainer;
     run_folder folder;
     watch watch;

@@ -6,7 +6,7 @@
 #include "io/merge.h"
 #include "train/train.h"
 
-enum { SLOTS = 3, MARGIN = 20 };   /* 1/20 of the RAM budget stays free */
+enum { SLOTS = 3 };
 
 void qs_stream_options_default(qs_stream_options *options)
 {
@@ -120,36 +120,37 @@ fail:
     return status;
 }
 
-/* Host memory for slabs: what is asked for, or all that they take as far as the budget goes. */
-static int64_t stream_memory(qs_context *context, const qs_checkpoint *checkpoint, const qs_stream_options *options)
+/* Slots and host memory for slabs, as a plan of the run has them within what is left of the RAM budget. */
+static qs_status plan_stream(qs_trainer *t, const qs_checkpoint *checkpoint, const qs_stream_options *stream, int64_t ctx,
+                             qsi_stream_options *out)
 {
-    int64_t all = 0, largest = 0;
-    for (int64_t i = 1; i < qs_checkpoint_slab_count(checkpoint, 0) - 1; i++) {
-        qs_slab_info slab;
-        if (qs_checkpoint_slab(checkpoint, 0, i, &slab) != QS_OK)
-            break;
-        all += qsi_round_up((int64_t)slab.bytes, QS_SLAB_ALIGN);
-        largest = qsi_max(largest, (int64_t)slab.bytes);
-    }
-    all += 2 * qsi_round_up(largest, QS_SLAB_ALIGN);
-    if (options->ram_bytes > 0)
-        return qsi_min((int64_t)options->ram_bytes, all);
-    const int64_t budget = qsi_budget(context, QS_POOL_RAM);
+    qs_status status = QS_OK;
+    qs_model_config config;
     qs_memory_usage used;
-    qs_memory_in(context, QS_POOL_RAM, QS_MEMORY_TAGS, &used);
-    return budget == INT64_MAX ? all : qsi_min(all, budget - budget / MARGIN - (int64_t)used.current_bytes);
+    qs_memory_plan plan;
+    const int64_t budget = qsi_budget(t->context, QS_POOL_RAM);
+    QS_TRY(qsi_model_config_of(checkpoint, &config));
+    if (ctx > 0)
+        config.ctx = ctx;
+    qs_memory_in(t->context, QS_POOL_RAM, QS_MEMORY_TAGS, &used);
+    const uint64_t left = budget == INT64_MAX ? 0 : qsi_max(1, budget - (int64_t)used.current_bytes);
+    QS_TRY(qs_train_plan(&config, &t->options, stream, left, &plan));
+    *out = (qsi_stream_options){.slots = stream->slots, .ram_bytes = (int64_t)plan.bytes[QS_POOL_RAM][QS_MEMORY_WEIGHTS]};
+fail:
+    return status;
 }
 
 static qs_status open_model(qs_trainer *t, const char *folder, const qs_stream_options *options, int64_t ctx)
 {
     qs_status status = QS_OK;
     qs_checkpoint *checkpoint = NULL;
+    qsi_stream_options o;
     QS_TRY(qsi_lock_take(folder, &t->lock));
     QS_TRY(qsi_model_recover(t->context, folder, NULL));
     QS_TRY(qs_checkpoint_open(t->context, folder, &checkpoint));
     QS_TRY(check_stateless(checkpoint));
     QS_TRY(read_manifest(checkpoint, NULL, t->base));
-    const qsi_stream_options o = {.slots = options->slots, .ram_bytes = stream_memory(t->context, checkpoint, options)};
+    QS_TRY(plan_stream(t, checkpoint, options, ctx, &o));
     QS_TRY(qsi_model_open_streamed(t->context, folder, &o, &t->model));
     if (ctx > 0)
         t->model->config.ctx = ctx;
