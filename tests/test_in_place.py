@@ -113,6 +113,7 @@ class InPlace(CliCase):
         model, out = self.model(), self.folder / "run"
         self.refused(64, "--in-place", "train", "--data", self.text, "--out", out, "--in-place")
         self.refused(64, "--optimizer fsm", *self.arguments(model, out, "--optimizer", "ste"))
+        self.refused(64, "--health", *self.arguments(model, out, "--health", "5"))
         self.refused(64, "--active-params", *self.arguments(model, out, "--active-params", "1M"))
         self.refused(64, "12XB", *self.arguments(model, out, "--ram-budget", "12XB"))
         self.refused(71, "budget", *self.arguments(model, out, "--device-budget", "2MB"), lines=None)

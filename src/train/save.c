@@ -192,6 +192,8 @@ qs_status qs_trainer_load(qs_trainer *t, const char *folder)
         QS_FAIL(QS_ERR_NOMEM, "no memory to read the manifest of %s", folder);   /* opening has parsed it */
     QS_TRY(check_manifest(t, folder, manifest));
     QS_TRY(qsi_delta_check(t, folder, manifest));
+    if (t->model->streamed)
+        QS_TRY(qsi_model_load(t->model, t->model->source));   /* floats that the delta does not hold are those of its base */
     QS_TRY(qs_checkpoint_verify(checkpoint));
     const int64_t step = json_integer_value(json_object_get(manifest, "step"));
     qsi_phase_assign(t, qsi_max(0, step - 1));
