@@ -61,11 +61,15 @@ const command train_command = {
         "at it with qsbits report or tensorboard --logdir RUN. Ctrl-C finishes the step, saves and stops; --resume --out RUN\n"
         "goes on, and ends with the same bytes as a run that was never stopped, also with another number of threads.\n"
         "ste, bop, frozen, lora and adamw train the same network in other ways: qsbits compare runs several side by side.\n"
-        "--from RUN continues a model on new text, in place: signs, scales, embedding, head and norms are those of its newest\n"
+        "--from RUN continues a model on new text, without latents: signs, scales, embedding, head and norms are those of its newest\n"
         "checkpoint, and so is the shape; steps, rates and the state beside the weights begin anew. A smaller --density-start\n"
         "lets fewer bits flip: less of the old text is forgotten, and less of the new one learned. Such a run remembers what\n"
         "it came from, so --resume needs neither --from nor, once there is a checkpoint, those weights. Weights about which the\n"
-        "new text has no opinion go back to the sign they had: --anchor says how fast, and 0 that they do not.",
+        "new text has no opinion go back to the sign they had: --anchor says how fast, and 0 that they do not.\n"
+        "--in-place trains a model that is larger than memory: it stays in its file and streams from it, --active-params of its\n"
+        "weights train at a time, and what a phase has trained is written into the file at its end, so that a crash at any moment\n"
+        "leaves the model whole. Checkpoints in RUN then hold the active rows only. qsbits init makes such a model, of any size\n"
+        "or of the weights of a run; qsbits plan tells what fits.",
     .examples = {"qsbits train --data book.txt --out run1 --preset mini --steps 2000",
                  "qsbits train --from run1 --data notes.txt --out run2 --steps 500"},
     .exit_codes = CODES,
