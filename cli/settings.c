@@ -128,6 +128,9 @@ int settings_check_use(const options *o)
         return fail_usage(o->command->name, "--keep-base is for --in-place, which changes the model of --from; leave it away");
     if (v[OPT_IN_PLACE].integer != 0 && !v[OPT_FROM].given)
         return fail_usage(o->command->name, "--in-place trains the model of --from; add --from MODEL, such as one of qsbits init");
+    if (v[OPT_IN_PLACE].integer != 0 && (v[OPT_KEEP_BEST].given || v[OPT_PATIENCE].integer > 0))
+        return fail_usage(o->command->name, "--%s is not for --in-place: one model is written into phase by phase, and there is no way "
+                          "back to an earlier one; leave it away", v[OPT_KEEP_BEST].given ? "keep-best" : "patience");
     if (v[OPT_IN_PLACE].integer != 0 && v[OPT_HEALTH].integer > 0)
         return fail_usage(o->command->name, "--health is not measured --in-place, where most rows are not in memory; leave it away");
     if (v[OPT_IN_PLACE].integer != 0 && v[OPT_OPTIMIZER].integer != QS_OPTIMIZER_FSM)

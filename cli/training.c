@@ -1,6 +1,7 @@
 /* training.c - see training.h. */
 #include "training.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,9 +15,21 @@
 #include "training_texts.h"
 
 static const char NAME[] = "train";
+static const char OUT_OF_SPACE[] = "see to free space and permissions; no step is lost, go on with --resume";
 enum { SHARE_OF_RUN = 10, LEAST_INTERVAL = 20, SECONDS_PER_MINUTE = 60 };
 
 /* ---- preparing ------------------------------------------------------------------------------------------------- */
+
+/* A run that goes on finds its copy where the run is now. */
+static int find_base(training *t)
+{
+    char copy[PATH_MAX];
+    if (t->files[1] == NULL || t->o.value[OPT_KEEP_BASE].integer == 0)
+        return 0;
+    if (snprintf(copy, sizeof copy, "%s/model", t->folder.path) >= PATH_MAX || realpath(copy, t->copy) == NULL)
+        return fail_with(66, NAME, "the model of this run, %s, is not there (%s); put it back", copy, strerror(errno));
+    return options_set(&t->o, OPT_FROM, "--from", t->copy) ? 0 : EXIT_INTERNAL;
+}
 
 static int complete_options(training *t, const options *o)
 {
@@ -36,6 +49,8 @@ static int complete_options(training *t, const options *o)
     if (code == 0 && t->files[1] != NULL)
         code = settings_merge(&t->o, t->files[1], t->folder.config);
     t->in_place = t->o.value[OPT_IN_PLACE].integer != 0;
+    if (code == 0)
+        code = find_base(t);
     if (code == 0 && !t->o.value[OPT_DATA].given)
         code = fail_usage(NAME, "--data is missing; name a text file, a folder of texts or a quoted pattern");
     return code;
@@ -193,6 +208,8 @@ static int resume(training *t)
     if (status != QS_OK)
         return fail_library(NAME, status, NULL);
     status = qs_trainer_load(t->trainer, t->checkpoint);
+    if (status == QS_OK)
+        status = qs_trainer_merge(t->trainer);   /* of a phase that was over, but not in the file yet */
     if (status != QS_OK)
         return fail_library(NAME, status, NULL);
     t->first_step = qs_trainer_position(t->trainer);
@@ -361,8 +378,7 @@ static int merge(training *t)
         return code;
     const qs_status status = qs_trainer_merge(t->trainer);
     return status == QS_OK ? 0
-                           : fail_run(t, status, "free space or permissions are missing; the model is as before this phase, go on with "
-                                                 "--resume");
+                           : fail_run(t, status, status == QS_ERR_IO ? OUT_OF_SPACE : NULL);
 }
 
 static int one_step(training *t)
@@ -424,12 +440,15 @@ static int finish(training *t)
 int training_run(training *t)
 {
     int code = check_memory(t);
-    if (code == 0 && t->o.value[OPT_KEEP_BASE].integer != 0)
-        code = keep_base(t);
+    const bool copies = code == 0 && t->o.value[OPT_KEEP_BASE].integer != 0 && t->files[1] == NULL;
+    if (copies && (code = keep_base(t)) != 0)
+        return code;
     if (code == 0)
         code = create_trainer(t);
     if (code == 0)
         code = open_folder(t);
+    if (code != 0 && copies)
+        base_copy_remove(t->from.path);
     if (code != 0)
         return code;
     if (t->label[0] == '\0')

@@ -17,6 +17,7 @@ typedef struct training {
     qs_text *text, *also;
     qs_text_info text_info, also_info;
     origin from;                    /* of --from */
+    char copy[PATH_MAX];       /* --keep-base: of the model, where the run goes on */
     bool in_place;             /* --in-place */
     bool from_told;                 /* --from was given for this process, not by config.json */
     qs_model_config model;          /* resolved */

@@ -62,7 +62,7 @@ static void name_details(const qs_train_options *o, char text[64])
     if (o->optimizer == QS_OPTIMIZER_FSM)
         (void)snprintf(text, 64, " %s", fsm);
     if (o->optimizer == QS_OPTIMIZER_FSM && o->active_parts > 1)
-        (void)snprintf(text, 64, " %s on 1/%lld of the rows at a time, %lld sweep%s", fsm, (long long)o->active_parts,
+        (void)snprintf(text, 64, " %s on 1/%lld of the weights at a time, %lld sweep%s", fsm, (long long)o->active_parts,
                        (long long)o->sweeps, o->sweeps == 1 ? "" : "s");
     if (o->optimizer == QS_OPTIMIZER_LORA)
         (void)snprintf(text, 64, " of rank %lld", (long long)o->lora_rank);

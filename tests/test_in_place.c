@@ -231,6 +231,26 @@ static void test_resume(void **state)
     check_resume(&s, 3);
 }
 
+/* A checkpoint of an earlier phase, loaded by a trainer that is further: the run from there on is the same once more. */
+static void test_load_after_steps(void **state)
+{
+    (void)state;
+    const setup s = phased_setup(QS_FSM_C4, 3, QS_ACTIVE_BY_BLOCKS, QS_ACTIVE_BOTTOM_UP);
+    const file_path model = path_of("model"), saved = path_of("saved");
+    make_model(&s, model.text);
+    run_case r = open_in_place(&s, model.text, LAYERS, 0, 1);
+    train_to(r.trainer, 4);
+    ok(qs_trainer_save(r.trainer, saved.text));
+    const qs_step_info first = train_to(r.trainer, 6);
+    ok(qs_trainer_load(r.trainer, saved.text));
+    assert_int_equal(qs_trainer_position(r.trainer), 4);
+    const qs_step_info again = train_to(r.trainer, 6);
+    assert_true(first.loss == again.loss && first.flips == again.flips);
+    close_run_case(&r);
+    drop(model.text);
+    drop(saved.text);
+}
+
 /* ---- refusals ------------------------------------------------------------------------------------------------------------ */
 
 static qs_status try_in_place(const setup *s, qs_context *context, qs_text *text, const char *folder, qs_trainer **out)
@@ -256,6 +276,8 @@ static void test_refusals(void **state)
     train_to(o.trainer, 4);
     ok(qs_trainer_merge(o.trainer));
     refuses(qs_trainer_load(o.trainer, saved.text), QS_ERR_ARG, "builds on the model");
+    assert_false(qs_trainer_must_merge(o.trainer));   /* as it was */
+    refuses(qs_trainer_start_from(o.trainer, model.text), QS_ERR_ARG, "in place");
     refuses(qs_trainer_load(w.trainer, saved.text), QS_ERR_UNSUPPORTED, "delta");
     ok(qs_trainer_save(w.trainer, full.text));
     refuses(try_in_place(&s, w.context, w.text, full.text, &trainer), QS_ERR_ARG, "training state");
@@ -278,6 +300,7 @@ int main(void)
         cmocka_unit_test(test_same_bytes),
         cmocka_unit_test(test_file_changes_between_phases),
         cmocka_unit_test(test_resume),
+        cmocka_unit_test(test_load_after_steps),
         cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, make_test_folder, drop_test_folder);

@@ -80,7 +80,33 @@ class InPlace(CliCase):
         self.ok(*self.arguments(other, self.folder / "again"))
         self.assertEqual(self.bytes_of(model), before)
         self.assertEqual(self.bytes_of(run / "model"), self.bytes_of(other))
+        self.refused(65, "text", "train", "--from", model, "--data", model / "manifest.json", "--out", self.folder / "c", *SETTINGS,
+                     "--keep-base", "--ctx", "4096", lines=None)
+        self.assertFalse((self.folder / "c" / "model").exists())
         self.refused(64, "--in-place", "train", "--data", self.text, "--out", self.folder / "b", "--keep-base")
+
+    def test_last_merge(self):
+        """Killed between the last checkpoint and the last merge: resuming merges."""
+        model, run = self.model(), self.folder / "run"
+        self.ok(*self.arguments(model, run))
+        done, before = self.bytes_of(model), None
+        while before is None:   # the model as it was before its last merge, of a run that is killed there
+            other = self.model(f"other{time.monotonic()}")
+            process = subprocess.Popen([QSBITS, *map(str, self.arguments(other, self.folder / f"{other.name}-run"))],
+                                       stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                                       env=self.environment())
+            while process.poll() is None and json.loads((other / "manifest.json").read_text()).get("merged", {}).get("step", 0) < 40:
+                time.sleep(0.0005)
+            process.kill()
+            process.wait()
+            self.ok("inspect", other, "--verify")   # finishes a merge that was cut off
+            if json.loads((other / "manifest.json").read_text())["merged"]["step"] == 40:
+                before = other
+        shutil.rmtree(model)
+        shutil.copytree(before, model)
+        (run / "result.json").unlink()
+        self.ok("train", "--out", run, "--resume")
+        self.assertEqual(self.bytes_of(model), done)
 
     def test_two_runs(self):
         """A model has one run at a time."""
@@ -96,7 +122,7 @@ class InPlace(CliCase):
         self.ok("inspect", model, "--verify")
 
     def test_damage(self):
-        """A block that is damaged or cut off is named; nothing is written into such a model."""
+        """A block, embedding or head that is damaged or cut off is named; nothing is written into such a model."""
         model = self.model()
         path = model / "model.safetensors"
         whole = self.bytes_of(model)
@@ -104,6 +130,11 @@ class InPlace(CliCase):
         broken[len(whole) // 2] ^= 4
         path.write_bytes(broken)
         self.refused(65, ("slab", "XXH3"), *self.arguments(model, self.folder / "a"), lines=None)
+        for at in (8192, len(whole) - 100):
+            broken = bytearray(whole)
+            broken[at + (4096 if at == 8192 else 0)] ^= 4
+            path.write_bytes(broken)
+            self.refused(65, ("slab", "XXH3"), *self.arguments(model, self.folder / f"at-{at}"), lines=None)
         path.write_bytes(whole[:-4096])
         self.refused(65, "model.safetensors", *self.arguments(model, self.folder / "b"), lines=None)
         self.assertEqual(self.bytes_of(model), whole[:-4096])
@@ -113,6 +144,8 @@ class InPlace(CliCase):
         model, out = self.model(), self.folder / "run"
         self.refused(64, "--in-place", "train", "--data", self.text, "--out", out, "--in-place")
         self.refused(64, "--optimizer fsm", *self.arguments(model, out, "--optimizer", "ste"))
+        self.refused(64, "--keep-best", *self.arguments(model, out, "--keep-best", "--eval-every", "4"))
+        self.refused(64, "--patience", *self.arguments(model, out, "--patience", "2", "--eval-every", "4"))
         self.refused(64, "--health", *self.arguments(model, out, "--health", "5"))
         self.refused(64, "--active-params", *self.arguments(model, out, "--active-params", "1M"))
         self.refused(64, "12XB", *self.arguments(model, out, "--ram-budget", "12XB"))
@@ -123,21 +156,26 @@ class InPlace(CliCase):
         self.assertFalse((out / "result.json").exists())
 
     def test_full_disk(self):
-        """A merge that finds no room leaves the model as it was, and the run goes on later."""
-        model, run = self.model(), self.folder / "run"
-        before = self.bytes_of(model)
-        limit = len(before) // 2    # enough for deltas, too little for a journal beside them is not needed: any file this large fails
+        """A disk that fails: whatever cannot be written, the model is whole, and the run goes on from its last checkpoint."""
+        shape = ("--layers", "24", "--dim", "128", "--heads", "4", "--ctx", "16")
+        models = []
+        for name in ("model", "whole"):
+            self.ok("init", "--out", self.folder / name, *shape, "--seed", "3")
+            models.append(self.folder / name)
+        more = ("--active-parts", "12", "--steps", "48")
+        run, size = self.folder / "run", len(self.bytes_of(models[0]))
 
-        def small_files():
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        def small_files():   # deltas and journals fit, but nothing may be written near the end of the model
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size - 4096, size - 4096))
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        result = self.run_qsbits(*self.arguments(model, run), preexec_fn=small_files)
+        result = self.run_qsbits(*self.arguments(models[0], run, *more), preexec_fn=small_files)
         self.assertEqual(result.returncode, 74, result.stderr.decode(errors="replace"))
-        self.ok("inspect", model, "--verify")
+        self.assertIn("merge", result.stderr.decode().splitlines()[-1])
+        self.assertEqual(self.checkpoints(run)[-1], "step-00000004")
+        self.ok("inspect", models[0], "--verify")
         self.ok("train", "--out", run, "--resume")
-        whole = self.model("whole")
-        self.ok(*self.arguments(whole, self.folder / "whole-run"))
-        self.assertEqual(self.bytes_of(model), self.bytes_of(whole))
+        self.ok(*self.arguments(models[1], self.folder / "whole-run", *more))
+        self.assertEqual(self.bytes_of(models[0]), self.bytes_of(models[1]))
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ typedef struct qs_train_options {
     double amplitude_end;
     double anchor;             /* t2, c2, c4 with the default recipe: weights that are not pulsed are pulled one level back to the sign they
                                   had when their phase began, with probability anchor * density (1/8 at most), for 1 bit a weight; 0..1;
-                                  <= 0 (default): never. For runs that qs_trainer_start_from starts; 0.1 is what the command takes then */
+                                  <= 0 (default): never. For runs that qs_trainer_start_from starts; 0.2 is what the command takes then */
     int32_t sticky;            /* 0..256; < 0: the rule's default */
     qs_precision precision;    /* of the products with 1-bit weights and of their gradients; adamw has f32 only */
     int64_t active_parts;      /* fsm: parts that the rows of all matrices are cut into; one part at a time keeps a state and trains, the
@@ -100,7 +100,7 @@ QS_API void qs_trainer_free(qs_trainer **trainer);
 /* How the blocks of a model that stays in its file reach the device. */
 typedef struct qs_stream_options {
     size_t struct_size;        /* set by qs_stream_options_default */
-    int64_t slots;             /* device buffers of one block each, at least 2; default 3 */
+    int64_t slots;             /* device buffers of one block each, 2..1024; default 3 */
     uint64_t ram_bytes;        /* host memory for blocks, at least two of them; 0 (default): for all, or what the RAM budget leaves */
 } qs_stream_options;
 
@@ -111,7 +111,7 @@ QS_API void qs_stream_options_default(qs_stream_options *options);
  * blocks or rows; health is not measured. ctx: 0 = the model's. The file does not change within a phase: checkpoints are deltas, and
  * qs_trainer_merge writes the rows of a phase that is over into it. The folder is locked as long as the trainer lives. Trained bytes
  * are those of a resident run that starts from the same model. Errors: as qs_trainer_create and qs_checkpoint_open; ARG (optimizer,
- * a model with state, locked by another process), NOMEM (budget: names the pool). */
+ * options of stream, a model with state), CREATE (locked by another process), NOMEM (budget: names the pool). */
 QS_API QS_CHECK qs_status qs_trainer_create_in_place(qs_context *context, const char *folder, const qs_stream_options *stream,
                                                      int64_t ctx, const qs_train_options *options, qs_text *text, qs_trainer **out);
 
@@ -120,7 +120,8 @@ QS_API QS_CHECK qs_status qs_trainer_create_in_place(qs_context *context, const 
 QS_API int qs_trainer_must_merge(const qs_trainer *trainer);
 
 /* Writes the rows of the phase and the float parameters into the model file: after a crash at any moment the file is as before or as
- * after. Nothing for other runs. qs_trainer_step does it by itself where the caller has not. Errors: IO (the model is as before). */
+ * after. Nothing for other runs. qs_trainer_step does it by itself where the caller has not. Errors: IO: the model is as before, or the
+ * text says that the next opening finishes what has begun; CORRUPT (a block that is to change is damaged). */
 QS_API QS_CHECK qs_status qs_trainer_merge(qs_trainer *trainer);
 
 /* What streaming took since the trainer exists; zero where nothing streams. */

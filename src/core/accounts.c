@@ -24,13 +24,13 @@ static qs_status pool_book(qs_context *context, qs_memory_pool pool, qs_memory_t
 {
     qs_status status = QS_OK;
     qsi_tally *tally = &context->tally[pool][QS_MEMORY_TAGS];
-    const int64_t before = atomic_fetch_add(&tally->current, bytes);
-    if (bytes > 0 && before > context->budget[pool] - bytes) {
-        atomic_fetch_sub(&tally->current, bytes);
-        QS_FAIL(QS_ERR_NOMEM, "%s needs %lld bytes more, but %lld of the %s budget of %lld bytes are taken; raise it or make the run "
-                "smaller", qs_memory_tag_name(tag), (long long)bytes, (long long)before, pool_names[pool],
-                (long long)context->budget[pool]);
-    }
+    int64_t before = atomic_load(&tally->current);
+    do {
+        if (bytes > 0 && before > context->budget[pool] - bytes)
+            QS_FAIL(QS_ERR_NOMEM, "%s needs %lld bytes more, but %lld of the %s budget of %lld bytes are taken; raise it or make the "
+                    "run smaller", qs_memory_tag_name(tag), (long long)bytes, (long long)before, pool_names[pool],
+                    (long long)context->budget[pool]);
+    } while (!atomic_compare_exchange_weak(&tally->current, &before, before + bytes));
     raise_peak(tally, before + bytes);
     if (bytes > 0)
         atomic_fetch_add(&tally->allocations, 1);

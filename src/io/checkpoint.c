@@ -463,6 +463,19 @@ const qsi_manifest_file *qsi_checkpoint_file(const qs_checkpoint *c, int file, c
     return &c->manifest.file[file];
 }
 
+qs_status qsi_checkpoint_verify_slab(const qs_checkpoint *c, int f, int64_t k)
+{
+    qs_status status = QS_OK;
+    char hash[QSI_HEX];
+    const qsi_slab *slab = &c->manifest.file[f].slabs[k];
+    qsi_checksum(c->file[f].map.data + slab->offset, slab->bytes, hash);
+    if (strcmp(hash, slab->hash) != 0)
+        QS_FAIL(QS_ERR_CORRUPT, "%s: slab %" PRId64 " (offset %" PRIu64 ", %" PRIu64 " bytes) has XXH3-128 %s, the manifest says %s",
+                c->file_path[f], k, slab->offset, slab->bytes, hash, slab->hash);
+fail:
+    return status;
+}
+
 qs_status qs_checkpoint_verify(const qs_checkpoint *c)
 {
     qs_status status = QS_OK;
@@ -475,13 +488,8 @@ qs_status qs_checkpoint_verify(const qs_checkpoint *c)
         if (strcmp(hash, file->claim.header_hash) != 0)
             QS_FAIL(QS_ERR_CORRUPT, "%s: header (offset 0, %" PRIu64 " bytes) has XXH3-128 %s, the manifest says %s",
                     c->file_path[f], file->claim.header_bytes, hash, file->claim.header_hash);
-        for (int64_t k = 0; k < c->manifest.slab_count; k++) {
-            const qsi_slab *slab = &file->slabs[k];
-            qsi_checksum(c->file[f].map.data + slab->offset, slab->bytes, hash);
-            if (strcmp(hash, slab->hash) != 0)
-                QS_FAIL(QS_ERR_CORRUPT, "%s: slab %" PRId64 " (offset %" PRIu64 ", %" PRIu64 " bytes) has XXH3-128 %s, "
-                        "the manifest says %s", c->file_path[f], k, slab->offset, slab->bytes, hash, slab->hash);
-        }
+        for (int64_t k = 0; k < c->manifest.slab_count; k++)
+            QS_TRY(qsi_checkpoint_verify_slab(c, f, k));
     }
 fail:
     return status;

@@ -62,6 +62,9 @@ qs_status qsi_manifest_text(const json_t *root, qsi_text *text);
  * the text must hold exactly once; false if it does not. at (may be NULL): where the digits start. The text is as before. */
 bool qsi_manifest_hash(char *text, int64_t length, const char *seal, char hash[QSI_HEX], int64_t *at);
 
+/* Compares the checksum of one slab of a checkpoint that has a manifest (checkpoint.c). CORRUPT names file, slab and offset. */
+qs_status qsi_checkpoint_verify_slab(const qs_checkpoint *checkpoint, int file, int64_t slab);
+
 /* Of an opened checkpoint (checkpoint.c): what its manifest says of a file, and the path of the file; NULL for a single file. */
 const qsi_manifest_file *qsi_checkpoint_file(const qs_checkpoint *checkpoint, int file, const char **path);
 

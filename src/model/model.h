@@ -132,9 +132,10 @@ void qsi_normals(uint64_t seed, uint32_t tensor, int64_t first, int64_t count, f
 
 /* ---- streamed.c: models whose matrices come through slots ------------------------------------------------------------ */
 
-/* Opens a model of which only the float parameters are in memory. Errors: as qs_model_open and qsi_stream_create; ARG for dense models
- * and those with adapters. */
-qs_status qsi_model_open_streamed(qs_context *context, const char *path, const qsi_stream_options *options, qs_model **out);
+/* Opens a model of which only the float parameters are in memory, for windows of ctx tokens (0: its own). Errors: as qs_model_open and
+ * qsi_stream_create; ARG for dense models and those with adapters. */
+qs_status qsi_model_open_streamed(qs_context *context, const char *path, int64_t ctx, const qsi_stream_options *options,
+                                  qs_model **out);
 
 /* Announces that blocks first .. last, ascending or descending, will be entered one after the other, after those announced before; and
  * takes all announcements back, as every pass does that may follow a broken one. */

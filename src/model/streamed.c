@@ -3,6 +3,7 @@
 #include "model/model.h"
 
 #include <stdio.h>
+#include "io/manifest.h"
 
 static qs_status check_streamable(const qs_checkpoint *checkpoint, const qs_model_config *c)
 {
@@ -54,7 +55,8 @@ fail:
     return status;
 }
 
-qs_status qsi_model_open_streamed(qs_context *context, const char *path, const qsi_stream_options *options, qs_model **out)
+qs_status qsi_model_open_streamed(qs_context *context, const char *path, int64_t ctx, const qsi_stream_options *options,
+                                  qs_model **out)
 {
     qs_status status = QS_OK;
     qs_checkpoint *checkpoint = NULL;
@@ -63,6 +65,11 @@ qs_status qsi_model_open_streamed(qs_context *context, const char *path, const q
     QS_TRY(qs_checkpoint_open(context, path, &checkpoint));
     QS_TRY(qsi_model_config_of(checkpoint, &config));
     QS_TRY(check_streamable(checkpoint, &config));
+    /* blocks are checked when they stream; these are not streamed */
+    QS_TRY(qsi_checkpoint_verify_slab(checkpoint, QSI_MODEL_FILE, 0));
+    QS_TRY(qsi_checkpoint_verify_slab(checkpoint, QSI_MODEL_FILE, config.layers + 1));
+    if (ctx > 0)
+        config.ctx = ctx;
     QS_TRY(qsi_model_allocate(context, &config, true, &m));
     m->source = checkpoint;
     checkpoint = NULL;

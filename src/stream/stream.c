@@ -256,6 +256,14 @@ static void wait_for_rest(qsi_stream *s)
             pthread_cond_wait(&s->changed, &s->lock);
 }
 
+void qsi_stream_rest(qsi_stream *s)
+{
+    qsi_stream_cancel(s);
+    pthread_mutex_lock(&s->lock);
+    wait_for_rest(s);
+    pthread_mutex_unlock(&s->lock);
+}
+
 /* The file as it is now, and what its manifest says of the slab. */
 static qs_status look_again(qsi_stream *s, const qs_checkpoint *checkpoint, int64_t slab)
 {

@@ -20,7 +20,7 @@ typedef struct qsi_stream_options {
 
 /* A stream over slabs first .. first+count-1 of the model file of a checkpoint that has a manifest. Opens the file by itself, past the
  * page cache where the file system allows; the checkpoint must outlive the stream. All host memory is booked under
- * QS_MEMORY_WEIGHTS, the slots under QS_MEMORY_SLOTS. Nothing is read before the first plan, nothing allocated after create.
+ * QS_MEMORY_WEIGHTS, the slots under QS_MEMORY_SLOTS. Nothing is read before the first expect, nothing allocated in passing.
  * Errors: ARG (options), UNSUPPORTED (no manifest), NOMEM, IO, NOINPUT, CORRUPT (the file has another size). */
 qs_status qsi_stream_create(qs_context *context, const qs_checkpoint *checkpoint, int64_t first, int64_t count,
                             const qsi_stream_options *options, qsi_stream **out);
@@ -46,6 +46,9 @@ qs_status qsi_stream_acquire(qsi_stream *stream, int64_t slab, qs_view *bytes);
 
 /* Gives the slot back; the queue has run everything that reads it. */
 void qsi_stream_release(qsi_stream *stream, int64_t slab);
+
+/* Waits until nothing is read or copied any more; what was expected is dropped. For whoever changes the file. */
+void qsi_stream_rest(qsi_stream *stream);
 
 /* Drops what is expected, e.g. after a cancelled step, and what is on its way. Slabs held stay held. Waits for nothing. */
 void qsi_stream_cancel(qsi_stream *stream);

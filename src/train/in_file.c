@@ -1,4 +1,4 @@
-/* in_file.c - training in place: the model stays in its file, the rows of a phase are in memory. Deltas and merges know them. */
+/* in_file.c - training in place: the model stays in its file, the rows of a phase are in memory. What becomes of them: delta.c. */
 #include <stdio.h>
 #include <string.h>
 #include "core/in_place.h"
@@ -23,14 +23,13 @@ static bool block_trains(const qs_trainer *t, int64_t block)
     return false;
 }
 
-static void lay_nothing_over(qs_trainer *t)
+void qsi_lay_nothing_over(qs_trainer *t)
 {
     for (int64_t i = 0; i < qsi_matrix_count(t->model); i++)
         t->model->matrices[i].trained_weight = t->model->matrices[i].trained_scale = qs_absent();
 }
 
-/* From now on the rows of the phase, whose values are in memory, are used instead of those of the slabs. */
-static void lay_over(qs_trainer *t)
+void qsi_lay_over(qs_trainer *t)
 {
     for (int64_t i = 0; i < qsi_matrix_count(t->model); i++) {
         qsi_matrix *x = &t->model->matrices[i];
@@ -55,8 +54,7 @@ fail:
     return status;
 }
 
-/* How often a step uses each block. */
-static void tell_uses(qs_trainer *t)
+void qsi_tell_uses(qs_trainer *t)
 {
     for (int64_t l = 0; l < t->model->config.layers; l++)
         t->host_uses[l] = l >= t->lowest ? 2 : 1;
@@ -68,9 +66,9 @@ qs_status qsi_phase_fetch(qs_trainer *t)
     qs_status status = QS_OK;
     if (!t->model->streamed)
         return QS_OK;
-    lay_nothing_over(t);
+    qsi_lay_nothing_over(t);
     qsi_blocks_forget(t->model);
-    tell_uses(t);
+    qsi_tell_uses(t);
     for (int64_t l = t->lowest; l < t->model->config.layers; l++)
         if (block_trains(t, l))
             QS_TRY(qsi_blocks_expect(t->model, l, l));
@@ -81,7 +79,7 @@ qs_status qsi_phase_fetch(qs_trainer *t)
         QS_TRY(copy_rows(t, l));
         QS_TRY(qsi_block_leave(t->model, l));
     }
-    lay_over(t);
+    qsi_lay_over(t);
     t->merged = false;
 fail:
     return status;
@@ -89,8 +87,7 @@ fail:
 
 /* ---- the model ---------------------------------------------------------------------------------------------------- */
 
-/* Its manifest (new reference), whose own checksum names this state of the model. */
-static qs_status read_manifest(const qs_checkpoint *checkpoint, json_t **out, char seal[QSI_HEX])
+qs_status qsi_model_manifest(const qs_checkpoint *checkpoint, json_t **out, char seal[QSI_HEX])
 {
     qs_status status = QS_OK;
     json_t *manifest = json_loads(qs_checkpoint_manifest(checkpoint), JSON_REJECT_DUPLICATES, NULL);
@@ -149,13 +146,9 @@ static qs_status open_model(qs_trainer *t, const char *folder, const qs_stream_o
     QS_TRY(qsi_model_recover(t->context, folder, NULL));
     QS_TRY(qs_checkpoint_open(t->context, folder, &checkpoint));
     QS_TRY(check_stateless(checkpoint));
-    QS_TRY(read_manifest(checkpoint, NULL, t->base));
+    QS_TRY(qsi_model_manifest(checkpoint, NULL, t->base));
     QS_TRY(plan_stream(t, checkpoint, options, ctx, &o));
-    QS_TRY(qsi_model_open_streamed(t->context, folder, &o, &t->model));
-    if (ctx > 0)
-        t->model->config.ctx = ctx;
-    QS_TRY(qs_model_config_resolve(&t->model->config));
-    QS_TRY(qsi_model_positions(t->model, t->model->config.ctx));
+    QS_TRY(qsi_model_open_streamed(t->context, folder, ctx, &o, &t->model));
 fail:
     qs_checkpoint_close(&checkpoint);
     return status;
@@ -191,137 +184,4 @@ void qs_trainer_stream_stats(const qs_trainer *t, qs_stream_stats *stats)
         qsi_stream_get_stats(t->model->stream, &s);
     *stats = (qs_stream_stats){s.acquired, s.from_slot, s.from_ram, s.read_bytes, s.copied_bytes,
                                s.read_seconds, s.copy_seconds, s.transfer_seconds, s.wait_seconds};
-}
-
-/* ---- merging -------------------------------------------------------------------------------------------------------- */
-
-int qs_trainer_must_merge(const qs_trainer *t)
-{
-    return t->model->streamed && !t->merged && t->step > 0 && t->step == t->phase.first + t->phase.steps;
-}
-
-/* Where the rows of tensor p of the model file lie, of a vector its elements: all but those of matrices are whole. */
-static qsi_patch patch_of(const qs_trainer *t, const qsi_persistent *p)
-{
-    qsi_patch patch = {.rows = p->view.format != QS_W1 && p->view.rows == 1 ? p->view.cols : p->view.rows};
-    snprintf(patch.name, sizeof patch.name, "%s", p->name);
-    if (p->matrix >= 0)
-        patch.first_row = t->matrices[p->matrix].active.first;
-    return patch;
-}
-
-typedef struct source {
-    qs_queue *queue;
-    const qsi_persistent *tensors;
-} source;
-
-static qs_status fetch(void *user, int64_t index, void *bytes, int64_t n_bytes)
-{
-    const source *s = user;
-    (void)n_bytes;
-    return qs_read(s->queue, s->tensors[index].view, bytes);
-}
-
-/* The file has changed: it is opened anew, and blocks whose rows or norms trained are read again. */
-static qs_status reopen(qs_trainer *t)
-{
-    qs_status status = QS_OK;
-    qs_checkpoint *checkpoint = NULL;
-    QS_TRY(qs_checkpoint_open(t->context, qs_checkpoint_path(t->model->source), &checkpoint));
-    QS_TRY(read_manifest(checkpoint, NULL, t->base));
-    for (int64_t l = t->lowest; l < t->model->config.layers; l++)
-        qsi_stream_changed(t->model->stream, checkpoint, l);
-    qs_checkpoint_close(&t->model->source);
-    t->model->source = checkpoint;
-    checkpoint = NULL;
-fail:
-    qs_checkpoint_close(&checkpoint);
-    return status;
-}
-
-qs_status qs_trainer_merge(qs_trainer *t)
-{
-    qs_status status = QS_OK;
-    qsi_persistent *tensors = NULL;
-    qsi_patch *patches = NULL;
-    json_t *fields = NULL;
-    int64_t count = 0, patched = 0;
-    if (!qs_trainer_must_merge(t))
-        return QS_OK;
-    QS_TRY(qsi_trainer_tensors(t, &tensors, &count));
-    patches = qsi_alloc_array(t->context, QS_MEMORY_IO, count, sizeof *patches);
-    if (!patches)
-        QS_TRY(QS_ERR_NOMEM);
-    for (; patched < count && tensors[patched].file == 0; patched++)
-        patches[patched] = patch_of(t, &tensors[patched]);
-    qsi_blocks_forget(t->model);
-    /* which state the model was in before: so the run's checkpoint is known to be in it */
-    fields = json_pack("{s:{s:s, s:I}}", "merged", "base", t->base, "step", (json_int_t)t->step);
-    if (!fields)
-        QS_FAIL(QS_ERR_NOMEM, "no memory for the manifest of %s", qs_checkpoint_path(t->model->source));
-    source s = {t->model->queue, tensors};
-    QS_TRY(qsi_model_merge(t->context, qs_checkpoint_path(t->model->source), patches, patched, fetch, &s, fields));
-    QS_TRY(reopen(t));
-    lay_nothing_over(t);
-    t->merged = true;
-fail:
-    json_decref(fields);
-    qsi_free(patches);
-    qsi_free(tensors);
-    return status;
-}
-
-/* ---- deltas ----------------------------------------------------------------------------------------------------------- */
-
-bool qsi_delta_to_json(const qs_trainer *t, json_t *manifest)
-{
-    qsi_persistent *tensors = NULL;
-    int64_t count = 0;
-    if (!t->model->streamed)
-        return true;
-    json_t *ranges = json_array();
-    bool whole = ranges && qsi_trainer_tensors(t, &tensors, &count) == QS_OK;
-    for (int64_t i = 0; whole && i < count && tensors[i].file == 0; i++) {
-        const qsi_patch patch = patch_of(t, &tensors[i]);
-        whole = json_array_append_new(ranges, json_pack("{s:s, s:I, s:I}", "tensor", patch.name, "first_row",
-                                                        (json_int_t)patch.first_row, "rows", (json_int_t)patch.rows)) == 0;
-    }
-    qsi_free(tensors);
-    return json_object_set_new(manifest, "ranges", ranges) == 0 && whole &&
-           json_object_set_new(manifest, "base", json_string(t->base)) == 0 &&
-           json_object_set_new(manifest, "kind", json_string("delta")) == 0;
-}
-
-qs_status qsi_delta_check(qs_trainer *t, const char *folder, const json_t *manifest)
-{
-    qs_status status = QS_OK;
-    char seal[QSI_HEX];
-    json_t *model = NULL;
-    const char *base = json_string_value(json_object_get(manifest, "base"));
-    if (!t->model->streamed)
-        return QS_OK;
-    if (!qsi_is_checksum(base))
-        QS_FAIL(QS_ERR_ARG, "%s is a checkpoint of a whole model; a run that trains in place continues from deltas", folder);
-    QS_TRY(read_manifest(t->model->source, &model, seal));
-    const json_t *history = json_object_get(model, "merged");
-    const char *before = json_string_value(json_object_get(history, "base"));
-    t->merged = before && strcmp(before, base) == 0 &&
-                json_integer_value(json_object_get(history, "step")) == json_integer_value(json_object_get(manifest, "step"));
-    if (!t->merged && strcmp(base, t->base) != 0)
-        QS_FAIL(QS_ERR_ARG, "%s builds on the model %s, but %s is %s; another run has trained it since, or it is another model",
-                folder, base, qs_checkpoint_path(t->model->source), t->base);
-fail:
-    json_decref(model);
-    return status;
-}
-
-void qsi_delta_loaded(qs_trainer *t)
-{
-    if (!t->model->streamed)
-        return;
-    qsi_blocks_forget(t->model);
-    tell_uses(t);
-    lay_nothing_over(t);
-    if (!t->merged)
-        lay_over(t);
 }

@@ -58,6 +58,7 @@ static void deal(qs_trainer *t, int64_t index, const qsi_room *at)
     s->scale.grad = cut(d->scales.grad, at->rows, vector, n);
     s->scale.m = cut(d->scales.m, at->rows, vector, n);
     s->scale.v = cut(d->scales.v, at->rows, vector, n);
+    s->weight = s->half = qs_absent();
     if (t->model->streamed) {
         s->weight = cut(d->weights, at->weights, n, x->cols);
         s->half = cut(d->halves, at->rows, vector, n);

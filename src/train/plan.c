@@ -57,8 +57,10 @@ static qs_status plan_stream(const stand_in *s, const qs_stream_options *in_plac
     qsi_stream_options options = {.slots = in_place->slots};
     qsi_stream_size size;
     int64_t all = 0;
-    if (in_place->slots < 2)
-        QS_FAIL(QS_ERR_ARG, "slots is %lld; a model streams through at least 2", (long long)in_place->slots);
+    if (in_place->struct_size != sizeof *in_place)
+        QS_FAIL(QS_ERR_ARG, "stream options: struct_size is not that of this library; start from qs_stream_options_default");
+    if (in_place->slots < 2 || in_place->slots > 1024)
+        QS_FAIL(QS_ERR_ARG, "slots is %lld; a model streams through 2 to 1024", (long long)in_place->slots);
     if (!qsi_mul(page, layers, &all) || in_place->ram_bytes > INT64_MAX || ram_budget > INT64_MAX)
         QS_FAIL(QS_ERR_SHAPE, "the blocks of this model are too large to be counted");
     options.ram_bytes = all;

@@ -106,7 +106,8 @@ static qs_status compare_settings(const char *folder, const char *what, json_t *
     qsi_text theirs_text = {0}, our_text = {0};
     json_object_foreach(ours, key, value) {
         json_t *other = json_object_get(saved, key);
-        if (json_equal(value, other))
+        const bool unknown = !other && json_is_number(value) && json_number_value(value) == 0.0;   /* to an older version: off */
+        if (unknown || json_equal(value, other))
             continue;
         if (other)
             qsi_text_json(&theirs_text, other, 0);
@@ -191,7 +192,7 @@ qs_status qs_trainer_load(qs_trainer *t, const char *folder)
     if (!manifest)
         QS_FAIL(QS_ERR_NOMEM, "no memory to read the manifest of %s", folder);   /* opening has parsed it */
     QS_TRY(check_manifest(t, folder, manifest));
-    QS_TRY(qsi_delta_check(t, folder, manifest));
+    QS_TRY(qsi_delta_check(t, checkpoint, manifest));
     if (t->model->streamed)
         QS_TRY(qsi_model_load(t->model, t->model->source));   /* floats that the delta does not hold are those of its base */
     QS_TRY(qs_checkpoint_verify(checkpoint));

@@ -26,6 +26,8 @@ typedef struct source {
 static qs_status check_new(const qs_trainer *t)
 {
     qs_status status = QS_OK;
+    if (t->model->streamed)
+        QS_FAIL(QS_ERR_ARG, "a model that is trained in place has its weights; start a run in memory from others");
     if (t->step != 0 || (t->from[0] && !t->awaiting))
         QS_FAIL(QS_ERR_ARG, "the trainer has done %lld steps%s%s; what a run starts from is settled once, before the first "
                 "step", (long long)t->step, t->from[0] ? " from the weights " : "", t->from);

@@ -111,8 +111,6 @@ qs_status qsi_trainer_tensors(const qs_trainer *t, qsi_persistent **out, int64_t
     return QS_OK;
 }
 
-static int64_t view_bytes(qs_view v) { return v.rows * qs_row_bytes((qs_format)v.format, v.cols); }
-
 qs_status qs_trainer_bits(const qs_trainer *t, qs_bits *bits)
 {
     qs_status status = QS_OK;
@@ -121,9 +119,9 @@ qs_status qs_trainer_bits(const qs_trainer *t, qs_bits *bits)
     QS_TRY(qsi_trainer_tensors(t, &tensors, &count));
     for (int64_t i = 0; i < count; i++) {
         if (tensors[i].part != QSI_OF_FLOAT)
-            bytes[tensors[i].file] += view_bytes(tensors[i].view);
+            bytes[tensors[i].file] += qsi_view_bytes(tensors[i].view);
         if (tensors[i].part == QSI_OF_HEALTH)
-            health += view_bytes(tensors[i].view);
+            health += qsi_view_bytes(tensors[i].view);
     }
     for (int64_t i = 0; i < qsi_matrix_count(t->model); i++) {
         const qsi_matrix *x = &t->model->matrices[i];

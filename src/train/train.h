@@ -208,12 +208,24 @@ qs_status qsi_start_control(qs_trainer *trainer, qs_view control);
 /* The rows of the phase that is assigned: copied out of the slabs, and laid over them from now on. Nothing for resident models. */
 qs_status qsi_phase_fetch(qs_trainer *trainer);
 
+/* From now on the rows of the phase, whose values are in memory, are used instead of those of the slabs; or those of the slabs. */
+void qsi_lay_over(qs_trainer *trainer);
+void qsi_lay_nothing_over(qs_trainer *trainer);
+
+/* Tells the stream how often a step of the phase uses each block. */
+void qsi_tell_uses(qs_trainer *trainer);
+
+/* The manifest of a model (new reference; out may be NULL), and its own checksum, which names this state of the model. */
+qs_status qsi_model_manifest(const qs_checkpoint *checkpoint, json_t **out, char seal[QSI_HEX]);
+
+/* ---- delta.c: the rows of a phase in the model file and in deltas ------------------------------------------------------ */
+
 /* Adds what makes the manifest of a checkpoint a delta; false without memory. */
 bool qsi_delta_to_json(const qs_trainer *trainer, json_t *manifest);
 
 /* Loading one: before, whether it fits the model that is trained, because it builds on it or was merged into it (ARG names both);
  * after, its rows are used from now on. Nothing for runs that are not in place. */
-qs_status qsi_delta_check(qs_trainer *trainer, const char *folder, const json_t *manifest);
+qs_status qsi_delta_check(qs_trainer *trainer, const qs_checkpoint *delta, const json_t *manifest);
 void qsi_delta_loaded(qs_trainer *trainer);
 
 /* ---- start.c: starting from the weights of a checkpoint --------------------------------------------------------------- */
@@ -267,6 +279,8 @@ typedef struct qsi_persistent {
     int64_t matrix;             /* whose state it is, -1: of none */
     qsi_part part;
 } qsi_persistent;
+
+static inline int64_t qsi_view_bytes(qs_view v) { return v.rows * qs_row_bytes((qs_format)v.format, v.cols); }
 
 /* *out: array of *count entries in file order (qsi_free). */
 qs_status qsi_trainer_tensors(const qs_trainer *trainer, qsi_persistent **out, int64_t *count);
