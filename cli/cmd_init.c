@@ -71,6 +71,9 @@ static int run(const options *o)
         return fail_usage(NAME, "--out is missing; give the folder of the new model");
     if (folder[0] == '\0')
         return fail_usage(NAME, "--out is empty; give the folder of the new model");
+    if (o->value[OPT_FROM].given && (o->value[OPT_CTX].given || o->value[OPT_INIT_SEED].given))
+        return fail_usage(NAME, "--%s would change nothing, the weights and windows are those of --from; leave it away",
+                          o->value[OPT_CTX].given ? "ctx" : "seed");
     int code = open_context(o, &context);
     if (code == 0)
         code = origin_open(&told, context, NULL, false, true, &from);
@@ -82,7 +85,7 @@ static int run(const options *o)
     return code;
 }
 
-static const int CODES[] = {64, 69, 70, 71, 73, 74, 129, 130, 143, 0};
+static const int CODES[] = {64, 65, 66, 69, 70, 71, 73, 74, 129, 130, 143, 0};
 
 const command init_command = {
     .name = "init",

@@ -104,7 +104,7 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE, AMOUNT } option_kind;
     X(DENSITY_START, "density-start", 0, REAL, 1e-5, 1, RUNS, SETTING, "Training", "F", "(0.8)", \
       "share of weights pulsed at the start (fsm)") \
     X(DENSITY_END, "density-end", 0, REAL, 1e-5, 1, RUNS, SETTING, "Training", "F", "(0.02)", "and at the end") \
-    X(ANCHOR, "anchor", 0, REAL, 0, 1, RUNS, SETTING, "Training", "F", "(0.2 with --from of a chain, else 0)", \
+    X(ANCHOR, "anchor", 0, REAL, 0, 1, RUNS, SETTING, "Training", "F", "(0.2 with --from, else 0)", \
       "resting weights go back to their first sign, at this share of the density") \
     X(ACTIVE_PARTS, "active-parts", 0, INT, 1, 1024, RUNS | PLAN, SETTING, "Training", "N", "(1)", \
       "cut the rows of all matrices into N parts; one at a time has a state and trains (fsm)") \

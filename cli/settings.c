@@ -124,6 +124,10 @@ int settings_check_use(const options *o)
         return fail_usage(o->command->name, "--anchor pulls weights back to the signs of --from; add --from RUN or leave it away");
     if (v[OPT_ACTIVE_PARAMS].given && v[OPT_ACTIVE_PARTS].given)
         return fail_usage(o->command->name, "--active-params and --active-parts say the same in two ways; leave one of them away");
+    if (v[OPT_SLOTS].given && options_of(OPT_IN_PLACE, o->command) && v[OPT_IN_PLACE].integer == 0)
+        return fail_usage(o->command->name, "--slots are for blocks that stream, with --in-place; leave it away");
+    if (v[OPT_FULL_BACKWARD].integer != 0 && v[OPT_ACTIVE_PARTS].integer <= 1 && !v[OPT_ACTIVE_PARAMS].given)
+        return fail_usage(o->command->name, "--full-backward is for more than one part; add --active-parts or leave it away");
     if (v[OPT_KEEP_BASE].integer != 0 && v[OPT_IN_PLACE].integer == 0)
         return fail_usage(o->command->name, "--keep-base is for --in-place, which changes the model of --from; leave it away");
     if (v[OPT_IN_PLACE].integer != 0 && !v[OPT_FROM].given)

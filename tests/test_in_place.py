@@ -144,6 +144,8 @@ class InPlace(CliCase):
         model, out = self.model(), self.folder / "run"
         self.refused(64, "--in-place", "train", "--data", self.text, "--out", out, "--in-place")
         self.refused(64, "--optimizer fsm", *self.arguments(model, out, "--optimizer", "ste"))
+        self.refused(64, "--slots", "train", "--data", self.text, "--out", out, "--slots", "4")
+        self.refused(64, "--full-backward", "train", "--data", self.text, "--out", out, "--full-backward")
         self.refused(64, "--keep-best", *self.arguments(model, out, "--keep-best", "--eval-every", "4"))
         self.refused(64, "--patience", *self.arguments(model, out, "--patience", "2", "--eval-every", "4"))
         self.refused(64, "--health", *self.arguments(model, out, "--health", "5"))

@@ -196,6 +196,8 @@ class Init(CliCase):
             self.ok("inspect", model, "--verify")
             self.assertLess((model / "state.safetensors").stat().st_size, 8193)
         self.refused(64, "--dim", "init", "--from", self.folder / "c4", "--dim", "64", "--out", self.folder / "x")
+        self.refused(64, "--ctx", "init", "--from", self.folder / "c4", "--ctx", "64", "--out", self.folder / "x")
+        self.refused(66, "nowhere", "init", "--from", self.folder / "nowhere", "--out", self.folder / "x")
         self.refused(73, "not empty", "init", "--from", self.folder / "c4", "--out", self.folder / "c4")
 
 

@@ -182,8 +182,8 @@ qs_status qsi_delta_check(qs_trainer *t, const qs_checkpoint *delta, const json_
     QS_TRY(qsi_model_manifest(t->model->source, &model, seal));
     QS_TRY(is_merged(model, manifest, delta, &merged));
     if (!merged && strcmp(base, t->base) != 0)
-        QS_FAIL(QS_ERR_ARG, "%s builds on the model %s, but %s is %s; another run has trained it since, or it is another model", path,
-                base, qs_checkpoint_path(t->model->source), t->base);
+        QS_FAIL(QS_ERR_ARG, "%s builds on the model %s, but %s is %s; it has been trained since, or it is another model; put that one "
+                "back, or start a new run", path, base, qs_checkpoint_path(t->model->source), t->base);
     t->merged = merged;
 fail:
     json_decref(model);
