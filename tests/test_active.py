@@ -54,7 +54,7 @@ class Active(CliCase):
         """What is chosen is told; a block that rests is not warned of, and a window in which another phase began has no figures."""
         run = self.folder / "run"
         plan = self.ok(*self.train_arguments(run, "--active-parts", "2", "--dry-run", steps=400)).stderr.decode()
-        self.assertIn("c4 on 1/2 of the rows at a time, 4 sweeps", plan)
+        self.assertIn("c4 on 1/2 of the weights at a time, 4 sweeps", plan)
         self.train(run, *PARTS, "--health", "20", steps=90)
         self.assertEqual(json.loads((run / "config.json").read_text())["training"]["active_by"], "blocks")
         health = {line["step"]: line["health"] for line in self.lines(run) if "health" in line}
