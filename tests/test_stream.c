@@ -265,8 +265,9 @@ static void check_stats(const world *w, qsi_stream_stats stats, int64_t acquired
         filled += w->slab[i].bytes > 0;
     assert_int_equal(stats.acquired, acquired);
     assert_int_equal(stats.read_bytes, bytes);
-    assert_true(stats.copied_bytes >= bytes);
-    assert_true(stats.from_slot + stats.from_ram + n <= acquired);
+    /* the reader foresees what will be copied, but not for how long a slab is held: a read or two may be in vain */
+    assert_true(stats.copied_bytes + 2 * (uint64_t)w->largest >= bytes);
+    assert_true(stats.from_slot + stats.from_ram + n <= acquired + 2);
     assert_true(stats.transfer_seconds <= stats.read_seconds + stats.copy_seconds + 1e-9);
     assert_true(stats.transfer_seconds >= (stats.read_seconds + stats.copy_seconds) / 2 - 1e-9);
     if (ram_bytes >= w->all) {
