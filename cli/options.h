@@ -105,7 +105,7 @@ typedef enum option_kind { FLAG, INT, REAL, TEXT, CHOICE, AMOUNT } option_kind;
       "share of weights pulsed at the start (fsm)") \
     X(DENSITY_END, "density-end", 0, REAL, 1e-5, 1, RUNS, SETTING, "Training", "F", "(0.02)", "and at the end") \
     X(ANCHOR, "anchor", 0, REAL, 0, 1, RUNS, SETTING, "Training", "F", "(0.2 with --from, else 0)", \
-      "resting weights go back to their first sign, at this share of the density") \
+      "what rests returns to its first sign, at this share of density; not c8") \
     X(ACTIVE_PARTS, "active-parts", 0, INT, 1, 1024, RUNS | PLAN, SETTING, "Training", "N", "(1)", \
       "cut the rows of all matrices into N parts; one at a time has a state and trains (fsm)") \
     X(ACTIVE_PARAMS, "active-params", 0, AMOUNT, 1024, 9e18, TRAIN | PLAN, SETTING, "Training", "N", "(all)", \

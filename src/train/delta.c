@@ -23,18 +23,6 @@ static qsi_patch patch_of(const qs_trainer *t, const qsi_persistent *p)
     return patch;
 }
 
-typedef struct source {
-    qs_queue *queue;
-    const qsi_persistent *tensors;
-} source;
-
-static qs_status fetch(void *user, int64_t index, void *bytes, int64_t n_bytes)
-{
-    const source *s = user;
-    (void)n_bytes;
-    return qs_read(s->queue, s->tensors[index].view, bytes);
-}
-
 /* The checksum of the tensors of the model file that a phase changes, as their bytes lie in the file, one after the other. */
 static qs_status rows_sum(const qs_trainer *t, const qsi_persistent *tensors, int64_t count, char sum[QSI_HEX])
 {
@@ -98,8 +86,8 @@ qs_status qs_trainer_merge(qs_trainer *t)
     fields = json_pack("{s:{s:s, s:I, s:s}}", "merged", "base", t->base, "step", (json_int_t)t->step, "rows", sum);
     if (!fields)
         QS_FAIL(QS_ERR_NOMEM, "no memory for the manifest of %s", qs_checkpoint_path(t->model->source));
-    source s = {t->model->queue, tensors};
-    QS_TRY(qsi_model_merge(t->context, qs_checkpoint_path(t->model->source), patches, patched, fetch, &s, fields));
+    qsi_tensor_source s = {t->model->queue, tensors};
+    QS_TRY(qsi_model_merge(t->context, qs_checkpoint_path(t->model->source), patches, patched, qsi_tensor_fetch, &s, fields));
     QS_TRY(reopen(t));
     qsi_lay_nothing_over(t);
     t->merged = true;

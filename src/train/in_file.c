@@ -169,6 +169,7 @@ qs_status qs_trainer_create_in_place(qs_context *context, const char *folder, co
     if (options->optimizer != QS_OPTIMIZER_FSM || options->recipe != QS_RECIPE_DEFAULT)
         QS_FAIL(QS_ERR_ARG, "only fsm with its default recipe trains a model in place");
     QS_TRY(open_model(t, folder, stream, ctx));
+    QS_TRY(qsi_trainer_check(t, &t->model->config));
     QS_TRY(qsi_trainer_begin(t));
     *out = t;
     t = NULL;

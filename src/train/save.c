@@ -54,18 +54,6 @@ static json_t *manifest_of(const qs_trainer *t)
     return NULL;
 }
 
-typedef struct fetch_source {
-    qs_queue *queue;
-    const qsi_persistent *tensors;
-} fetch_source;
-
-static qs_status fetch(void *user, int64_t index, void *bytes, int64_t n_bytes)
-{
-    const fetch_source *source = user;
-    (void)n_bytes;
-    return qs_read(source->queue, source->tensors[index].view, bytes);
-}
-
 qs_status qs_trainer_save(qs_trainer *t, const char *folder)
 {
     qs_status status = QS_OK;
@@ -86,8 +74,8 @@ qs_status qs_trainer_save(qs_trainer *t, const char *folder)
         saved[i].slab = (int)tensors[i].slab;
         file_shape(&tensors[i], &saved[i]);
     }
-    fetch_source source = {t->model->queue, tensors};
-    QS_TRY(qsi_checkpoint_write(t->context, folder, saved, count, fetch, &source, manifest));
+    qsi_tensor_source source = {t->model->queue, tensors};
+    QS_TRY(qsi_checkpoint_write(t->context, folder, saved, count, qsi_tensor_fetch, &source, manifest));
 fail:
     json_decref(manifest);
     qsi_free(saved);

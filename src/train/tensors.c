@@ -111,6 +111,13 @@ qs_status qsi_trainer_tensors(const qs_trainer *t, qsi_persistent **out, int64_t
     return QS_OK;
 }
 
+qs_status qsi_tensor_fetch(void *user, int64_t index, void *bytes, int64_t n_bytes)
+{
+    const qsi_tensor_source *source = user;
+    (void)n_bytes;
+    return qs_read(source->queue, source->tensors[index].view, bytes);
+}
+
 qs_status qs_trainer_bits(const qs_trainer *t, qs_bits *bits)
 {
     qs_status status = QS_OK;

@@ -125,7 +125,10 @@ struct qs_trainer {
 
 /* ---- trainer.c ------------------------------------------------------------------------------------------------- */
 
-/* Memory and start values of a trainer that has context, text, options and model. Resolves the options. */
+/* Everything that can be refused before there is memory; resolves the options. config: of the model, resolved. */
+qs_status qsi_trainer_check(qs_trainer *trainer, const qs_model_config *config);
+
+/* Memory and start values of a trainer that was checked and has its model. */
 qs_status qsi_trainer_begin(qs_trainer *trainer);
 
 /* ---- options.c ------------------------------------------------------------------------------------------------- */
@@ -284,5 +287,12 @@ static inline int64_t qsi_view_bytes(qs_view v) { return v.rows * qs_row_bytes((
 
 /* *out: array of *count entries in file order (qsi_free). */
 qs_status qsi_trainer_tensors(const qs_trainer *trainer, qsi_persistent **out, int64_t *count);
+
+/* For those who write them: a qs_fetch_fn whose user is a qsi_tensor_source. */
+typedef struct qsi_tensor_source {
+    qs_queue *queue;
+    const qsi_persistent *tensors;
+} qsi_tensor_source;
+qs_status qsi_tensor_fetch(void *user, int64_t index, void *bytes, int64_t n_bytes);
 
 #endif

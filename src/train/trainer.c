@@ -5,8 +5,7 @@
 #include "core/in_place.h"
 #include "train/train.h"
 
-/* Everything that can be refused before there is memory; resolves the options. */
-static qs_status check_run(qs_trainer *t, const qs_model_config *c)
+qs_status qsi_trainer_check(qs_trainer *t, const qs_model_config *c)
 {
     qs_status status = QS_OK;
     qs_cursor probe = {0, 0};
@@ -23,7 +22,6 @@ fail:
 qs_status qsi_trainer_begin(qs_trainer *t)
 {
     qs_status status = QS_OK;
-    QS_TRY(check_run(t, &t->model->config));
     QS_TRY(qs_model_set_precision(t->model, t->options.precision));
     QS_TRY(qsi_trainer_buffers(t));
     QS_TRY(qsi_trainer_init_state(t));
@@ -45,7 +43,7 @@ qs_status qs_trainer_create(qs_context *context, const qs_model_config *config, 
     t->lock = -1;
     qsi_train_config(options, &c);
     QS_TRY(qs_model_config_resolve(&c));
-    QS_TRY(check_run(t, &c));
+    QS_TRY(qsi_trainer_check(t, &c));
     QS_TRY(qs_model_create(context, &c, t->options.seed, &t->model));
     QS_TRY(qsi_trainer_begin(t));
     *out = t;
